@@ -1,0 +1,72 @@
+"""Every error a user can cause, each with the exit code the command line ends with.
+
+::
+
+    TokensurgeonError
+    ├── RecipeError          2  usage or recipe
+    ├── InputError           3  bad input: a file, a tensor, a tokenizer
+    ├── PolicyError          4  refused by policy: remote code, pickle, too few anchors, output exists
+    ├── VerificationError    5  the output is not what the plan says
+    └── ResourceError        6  memory or disk
+
+Anything else that reaches the command line is a bug: exit code 1 and a traceback.
+A message has three parts: what was found and where, what was expected, what to do next.
+"""
+
+from __future__ import annotations
+
+
+class TokensurgeonError(Exception):
+    """Base of all expected errors.
+
+    Args:
+        found: What was found, and where.
+        expected: What should have been there; may be empty when ``found`` says it.
+        next_step: What the user can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, found: str, expected: str = "", next_step: str = "") -> None:
+        self.found = found
+        self.expected = expected
+        self.next_step = next_step
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        lines = [self.found]
+        if self.expected:
+            lines.append(f"expected: {self.expected}")
+        if self.next_step:
+            lines.append(f"next: {self.next_step}")
+        return "\n".join(lines)
+
+
+class RecipeError(TokensurgeonError):
+    """The recipe or the command line is wrong."""
+
+    exit_code = 2
+
+
+class InputError(TokensurgeonError):
+    """A model, tokenizer or text cannot be used as it is."""
+
+    exit_code = 3
+
+
+class PolicyError(TokensurgeonError):
+    """The run is possible but refused until the user allows it."""
+
+    exit_code = 4
+
+
+class VerificationError(TokensurgeonError):
+    """The written checkpoint differs from what the plan says."""
+
+    exit_code = 5
+
+
+class ResourceError(TokensurgeonError):
+    """Not enough memory or disk."""
+
+    exit_code = 6

@@ -1,0 +1,1 @@
+"""What a tokenizer's tokens are, and which of them two tokenizers share."""

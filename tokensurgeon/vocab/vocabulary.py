@@ -1,0 +1,370 @@
+"""A tokenizer as a list of tokens, each in a canonical form that two tokenizers can be compared by.
+
+The printed form of a token is an accident of its tokenizer: ``Ġé`` in one vocabulary is ``▁é`` in the
+next. What a token *is* are the bytes it stands for, so every token is read from ``tokenizer.json``
+(model, decoder, pre-tokenizer, added tokens) into (kind, bytes, word start). Class names are not used.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from tokensurgeon.errors import InputError
+
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+
+class Kind(StrEnum):
+    """What a token stands for."""
+
+    TEXT = "text"
+    BYTE = "byte"
+    """A byte-fallback piece such as ``<0x0A>``."""
+    SPECIAL = "special"
+    """A control token; its bytes are those of its name and never occur in text."""
+
+
+class Family(StrEnum):
+    """How a tokenizer prints bytes."""
+
+    BYTE_LEVEL = "byte-level"
+    SENTENCEPIECE = "sentencepiece"
+    WORDPIECE = "wordpiece"
+    PLAIN = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token in canonical form.
+
+    Attributes:
+        id: Row of the token.
+        content: Printed form, as in ``tokenizer.json``.
+        kind: Text, byte or special.
+        data: The bytes it stands for; for a special token the UTF-8 of its name.
+        word_start: Whether it opens a word, that is, brings its own leading space.
+        added: Whether it is listed under ``added_tokens``.
+    """
+
+    id: int
+    content: str
+    kind: Kind
+    data: bytes
+    word_start: bool
+    added: bool
+
+    @property
+    def text(self) -> str:
+        """The bytes as text, undecodable ones as escapes such as ``\\xe3``."""
+        return self.data.decode("utf-8", errors="backslashreplace")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """All tokens of one tokenizer, in id order.
+
+    Attributes:
+        path: Directory it was read from.
+        family: How it prints bytes.
+        tokens: Token by id, ascending; ids may have holes.
+        roles: Role (``bos``, ``eos``, ...) to id, as the tokenizer's files say.
+        chat_template: Jinja source, or None.
+        tokenizer: The ``tokenizers`` object of ``tokenizer.json``.
+        spec: ``tokenizer.json``, parsed.
+    """
+
+    path: Path
+    family: Family
+    tokens: dict[int, Token]
+    roles: dict[str, int]
+    chat_template: str | None
+    tokenizer: Tokenizer = field(repr=False)
+    spec: dict[str, Any] = field(repr=False)
+
+    @property
+    def bound(self) -> int:
+        """One more than the highest id: the number of rows the tokenizer needs."""
+        return next(reversed(self.tokens)) + 1
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __iter__(self) -> Iterator[Token]:
+        return iter(self.tokens.values())
+
+    @cached_property
+    def by_content(self) -> dict[str, Token]:
+        """Token by printed form; an added token hides a learnt one of the same form."""
+        found: dict[str, Token] = {}
+        for token in self:
+            if token.content not in found or token.added:
+                found[token.content] = token
+        return found
+
+    @cached_property
+    def by_bytes(self) -> dict[bytes, tuple[Token, ...]]:
+        """Ordinary tokens by the bytes they stand for, the preferred one first.
+
+        Several tokens may spell the same bytes. Text goes before byte pieces, learnt tokens before
+        added ones, then the lowest id.
+        """
+        groups: dict[bytes, list[Token]] = {}
+        for token in self:
+            if token.kind is not Kind.SPECIAL:
+                groups.setdefault(token.data, []).append(token)
+        return {
+            data: tuple(sorted(group, key=lambda t: (t.kind is Kind.BYTE, t.added, t.id)))
+            for data, group in groups.items()
+        }
+
+    @cached_property
+    def _model(self) -> Any:  # noqa: ANN401 - tokenizers has no public model type
+        return self.tokenizer.model
+
+    def run_model(self, piece: str) -> list[int]:
+        """Segment an already normalised piece with the model alone, no pre-tokenizer, no added tokens."""
+        return [token.id for token in self._model.tokenize(piece)]
+
+    def encode(self, text: str, specials: bool = False) -> list[int]:
+        """Encode text with the raw tokenizer.
+
+        Args:
+            text: Any text.
+            specials: Whether the post-processor adds BOS and the like.
+        """
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=specials).ids
+        return ids
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-ins: character to byte."""
+    kept = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(byte): byte for byte in kept}
+    others = [byte for byte in range(256) if byte not in set(kept)]
+    table.update({chr(0x100 + index): byte for index, byte in enumerate(others)})
+    return table
+
+
+BYTE_OF_CHAR = _byte_alphabet()
+CHAR_OF_BYTE = {byte: char for char, byte in BYTE_OF_CHAR.items()}
+
+
+def load_vocabulary(directory: Path) -> Vocabulary:
+    """Read a tokenizer from a directory that holds ``tokenizer.json``.
+
+    Args:
+        directory: A checkpoint or a tokenizer on its own.
+
+    Returns:
+        Its tokens in canonical form.
+
+    Raises:
+        InputError: ``tokenizer.json`` is missing, unreadable, or of a kind that cannot be compared by bytes.
+    """
+    path = directory / "tokenizer.json"
+    spec = _read_json(path)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
+        raise InputError(f"{path}: {error}", "a tokenizer.json that the tokenizers library can read") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    config = _read_json(directory / "tokenizer_config.json", optional=True)
+    named_map = _read_json(directory / "special_tokens_map.json", optional=True)
+    names = _special_names(config, named_map)
+    decode = _Decoder(spec, path)
+    tokens = _read_tokens(spec, decode, set(names.values()) | _listed_specials(config, named_map))
+    if not tokens:
+        raise InputError(f"{path}: no tokens", "a model with a vocabulary")
+    ids = {token.content: token.id for token in tokens.values()}
+    roles = {role: ids[names[role]] for role in ROLES if names.get(role) in ids}
+    return Vocabulary(
+        path=directory,
+        family=decode.family,
+        tokens=tokens,
+        roles=roles,
+        chat_template=read_chat_template(directory, config),
+        tokenizer=tokenizer,
+        spec=spec,
+    )
+
+
+def read_chat_template(directory: Path, config: dict[str, Any]) -> str | None:
+    """Find the default chat template: its own file first, then the inline form.
+
+    Args:
+        directory: Where the tokenizer lies.
+        config: Its ``tokenizer_config.json``.
+    """
+    path = directory / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = _read_json(directory / "chat_template.json", optional=True).get("chat_template")
+    template = config.get("chat_template", template)
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:
+    if not path.is_file():
+        if optional:
+            return {}
+        raise InputError(
+            f"{path.parent}: no {path.name}",
+            "a tokenizer in the format of the tokenizers library",
+            f"convert it first: AutoTokenizer.from_pretrained({str(path.parent)!r}).save_pretrained(...)",
+        )
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: {error}", "a JSON document") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: {type(document).__name__}", "a JSON object")
+    return document
+
+
+def _special_names(config: dict[str, Any], named_map: dict[str, Any]) -> dict[str, str]:
+    names = {}
+    for role in ROLES:
+        value = config.get(f"{role}_token", named_map.get(f"{role}_token"))
+        if isinstance(value, dict):
+            value = value.get("content")
+        if isinstance(value, str):
+            names[role] = value
+    return names
+
+
+def _listed_specials(config: dict[str, Any], named_map: dict[str, Any]) -> set[str]:
+    listed: list[Any] = []
+    for source in (config, named_map):
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            value = source.get(key) or []
+            listed += list(value.values()) if isinstance(value, dict) else list(value)
+    return {entry["content"] if isinstance(entry, dict) else str(entry) for entry in listed}
+
+
+def _read_tokens(spec: dict[str, Any], decode: _Decoder, special_names: set[str]) -> dict[int, Token]:
+    model = spec["model"]
+    vocab = model["vocab"]
+    # Unigram lists [piece, score] by id; the others map piece to id.
+    learnt = {piece: index for index, (piece, _) in enumerate(vocab)} if isinstance(vocab, list) else vocab
+    if isinstance(model.get("unk_id"), int) and isinstance(vocab, list):
+        special_names = special_names | {vocab[model["unk_id"]][0]}
+    if isinstance(model.get("unk_token"), str):
+        special_names = special_names | {model["unk_token"]}
+    tokens = {}
+    for content, index in learnt.items():
+        kind, data, word_start = (
+            (Kind.SPECIAL, content.encode(), False) if content in special_names else decode(content)
+        )
+        tokens[index] = Token(index, content, kind, data, word_start, added=False)
+    for entry in spec.get("added_tokens") or []:
+        content, index = entry["content"], entry["id"]
+        if entry.get("special") or content in special_names:
+            kind, data, word_start = Kind.SPECIAL, content.encode(), False
+        elif decode.family is Family.SENTENCEPIECE and learnt.get(content) == index:
+            # Gemma lists runs of "▁" as added tokens too; plain text still reaches them as spaces.
+            kind, data, word_start = decode(content)
+        else:
+            kind, data, word_start = Kind.TEXT, content.encode(), content.startswith(" ")
+        tokens[index] = Token(index, content, kind, data, word_start, added=True)
+    return dict(sorted(tokens.items()))
+
+
+class _Decoder:
+    """Printed form of a learnt token -> (kind, bytes, word start)."""
+
+    def __init__(self, spec: dict[str, Any], path: Path) -> None:
+        model = spec.get("model")
+        if not isinstance(model, dict) or "vocab" not in model:
+            raise InputError(f"{path}: no model.vocab", "a tokenizers file with a learnt vocabulary")
+        if model.get("end_of_word_suffix"):
+            raise InputError(
+                f"{path}: end_of_word_suffix {model['end_of_word_suffix']!r}",
+                "a vocabulary that marks where words start, not where they end",
+            )
+        nodes = list(_nodes([spec.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")]))
+        self._byte_fallback = bool(model.get("byte_fallback")) or any(
+            node["type"] == "ByteFallback" for node in nodes
+        )
+        self._prefix = model.get("continuing_subword_prefix") or ""
+        self._isolates = any(node["type"] in ("BertPreTokenizer", "BertNormalizer") for node in nodes)
+        self._model_type = model.get("type") or ("Unigram" if isinstance(model["vocab"], list) else "BPE")
+        self.family = self._find_family(nodes)
+        if self.family is not Family.WORDPIECE and self._prefix:
+            raise InputError(
+                f"{path}: continuing_subword_prefix {self._prefix!r} in a {self._model_type} model",
+                "this prefix in WordPiece models only",
+            )
+
+    def _find_family(self, nodes: list[dict[str, Any]]) -> Family:
+        if self._model_type == "WordPiece":
+            return Family.WORDPIECE
+        if any(node["type"] == "ByteLevel" for node in nodes):
+            return Family.BYTE_LEVEL
+        if any(node["type"] == "Metaspace" or _replaces_space(node) for node in nodes):
+            return Family.SENTENCEPIECE
+        return Family.PLAIN
+
+    def __call__(self, content: str) -> tuple[Kind, bytes, bool]:
+        if self.family is Family.BYTE_LEVEL:
+            if all(char in BYTE_OF_CHAR for char in content):
+                data = bytes(BYTE_OF_CHAR[char] for char in content)
+            else:
+                data = content.encode()
+            return Kind.TEXT, data, data.startswith(b" ")
+        if self.family is Family.WORDPIECE:
+            return self._wordpiece(content)
+        if self._byte_fallback and len(content) == 6 and content.startswith("<0x") and content.endswith(">"):
+            return Kind.BYTE, bytes.fromhex(content[3:5]), False
+        if self.family is Family.SENTENCEPIECE:
+            content = content.replace("▁", " ")
+        return Kind.TEXT, content.encode(), content.startswith(" ")
+
+    def _wordpiece(self, content: str) -> tuple[Kind, bytes, bool]:
+        if self._prefix and content.startswith(self._prefix) and len(content) > len(self._prefix):
+            return Kind.TEXT, content[len(self._prefix) :].encode(), False
+        if self._isolates and len(content) == 1 and stands_alone(content):
+            # BERT cuts punctuation and CJK characters off whatever precedes them: no space is implied.
+            return Kind.TEXT, content.encode(), False
+        return Kind.TEXT, b" " + content.encode(), True
+
+
+def stands_alone(char: str) -> bool:
+    """Whether BERT's pre-tokenizer makes a word of its own from this character."""
+    code = ord(char)
+    ascii_symbol = 33 <= code <= 47 or 58 <= code <= 64 or 91 <= code <= 96 or 123 <= code <= 126
+    cjk = 0x4E00 <= code <= 0x9FFF or 0x3400 <= code <= 0x4DBF or 0x20000 <= code <= 0x2FA1F
+    cjk = cjk or 0xF900 <= code <= 0xFAFF
+    return ascii_symbol or cjk or unicodedata.category(char).startswith("P")
+
+
+def _replaces_space(node: dict[str, Any]) -> bool:
+    if node["type"] != "Replace":
+        return False
+    pattern = node.get("pattern")
+    pattern = pattern.get("String") if isinstance(pattern, dict) else pattern
+    return {pattern, node.get("content")} == {" ", "▁"}
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - a JSON tree
+    """Every ``{"type": ...}`` node in a part of ``tokenizer.json``."""
+    if isinstance(tree, dict):
+        if isinstance(tree.get("type"), str):
+            yield tree
+        for value in tree.values():
+            yield from _nodes(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _nodes(value)
