@@ -1,0 +1,1 @@
+"""Reading and writing Hugging Face checkpoints: tensors as bytes, configs as JSON."""

@@ -1,0 +1,33 @@
+"""Tensors of a checkpoint, mapped into memory; only what is touched is read."""
+
+from __future__ import annotations
+
+import mmap
+
+import torch
+from torch import Tensor
+
+from tokensurgeon.checkpoint.index import TensorRef
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+
+def map_tensor(ref: TensorRef) -> Tensor:
+    """Map a floating-point tensor into memory without reading it.
+
+    Args:
+        ref: A tensor with a dtype of ``DTYPES``.
+
+    Returns:
+        A tensor of the stored dtype and shape over private, copy-on-write pages.
+    """
+    with ref.path.open("rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    count = ref.nbytes // DTYPES[ref.dtype].itemsize
+    flat = torch.frombuffer(pages, dtype=DTYPES[ref.dtype], count=count, offset=ref.start)
+    return flat.reshape(ref.shape)

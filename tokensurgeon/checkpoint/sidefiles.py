@@ -1,0 +1,74 @@
+"""Which file of the output comes from where.
+
+====================  ==========================================================================
+from the target       tokenizer files and chat templates, byte for byte
+rebuilt               config.json, generation_config.json, weights and their index, README.md, the report
+never                 weights in other formats, the base's tokenizer files, hidden folders
+from the base         everything else (processors, custom code, licence); listed in the report
+====================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_TOKENIZER_SUFFIXES = (".tiktoken",)
+_TEMPLATE_FOLDER = "additional_chat_templates"
+REPORT_FILES = ("report.json", "report.html", "provenance.json")
+_REBUILT = ("config.json", "generation_config.json", "README.md", *REPORT_FILES)
+_WEIGHT_SUFFIXES = (
+    ".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".h5",
+    ".msgpack", ".gguf", ".onnx", ".onnx_data", ".npz", ".tflite", ".mlmodel", ".ot",
+)  # fmt: skip
+
+
+def is_tokenizer_file(path: Path) -> bool:
+    """Whether a file, relative to its checkpoint, belongs to the tokenizer."""
+    return (
+        path.name in TOKENIZER_FILES
+        or path.name.endswith(_TOKENIZER_SUFFIXES)
+        or path.parts[0] == _TEMPLATE_FOLDER
+    )
+
+
+def tokenizer_files(target: Path) -> list[Path]:
+    """Files that the output takes from the target tokenizer, relative, sorted."""
+    return [path for path in _walk(target) if is_tokenizer_file(path) and _is_shallow(path)]
+
+
+def carried_files(base: Path) -> list[Path]:
+    """Files that the output takes from the base, relative, sorted."""
+    return [
+        path
+        for path in _walk(base)
+        if not is_tokenizer_file(path)
+        and not (path.name in _REBUILT and len(path.parts) == 1)
+        and not path.name.endswith(_WEIGHT_SUFFIXES)
+    ]
+
+
+def _is_shallow(path: Path) -> bool:
+    return len(path.parts) == 1 or path.parts[0] == _TEMPLATE_FOLDER
+
+
+def _walk(directory: Path) -> list[Path]:
+    return sorted(
+        path.relative_to(directory)
+        for path in directory.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(directory).parts[:-1])
+    )

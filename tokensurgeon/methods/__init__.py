@@ -1,0 +1,1 @@
+"""Ways to give a token a row it never had; one file a method."""

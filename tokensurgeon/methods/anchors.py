@@ -1,0 +1,55 @@
+"""Choose the anchors: shared tokens that both models have learnt.
+
+S. Land, M. Bartolo, "Fishing for Magikarp", arXiv:2405.05417, shows how under-trained tokens look; a row
+that training never moved says nothing about the token, and as an atom it pulls others towards noise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_NEAR_ZERO = 0.05
+_NEAR_COPY = 0.999
+_SKETCH = 64
+
+
+def near_zero_rows(rows: Tensor) -> Tensor:
+    """Rows much shorter than the median row.
+
+    Args:
+        rows: ``(n, d)`` float32.
+
+    Returns:
+        ``(n,)`` bool.
+    """
+    norms = rows.norm(dim=1)
+    return ~(norms > _NEAR_ZERO * norms.median())
+
+
+def near_copies(rows: Tensor, block: int = 2048) -> Tensor:
+    """Rows with the direction of an earlier row, up to rounding.
+
+    Pairs are found in a random projection to 64 dimensions and then compared in full.
+
+    Args:
+        rows: ``(n, d)`` float32.
+        block: Rows compared at a time.
+
+    Returns:
+        ``(n,)`` bool; the first of a group is not marked.
+    """
+    generator = torch.Generator().manual_seed(0)
+    sketch = torch.randn((rows.shape[1], _SKETCH), generator=generator).to(rows)
+    unit = torch.nn.functional.normalize(rows, dim=1)
+    small = torch.nn.functional.normalize(unit @ sketch, dim=1)
+    marked = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    for start in range(0, len(rows), block):
+        close = small[start : start + block] @ small[: start + block].T > 2 * _NEAR_COPY - 1
+        later, earlier = close.nonzero(as_tuple=True)
+        later = later + start
+        pairs = earlier < later
+        later, earlier = later[pairs], earlier[pairs]
+        same = (unit[later] * unit[earlier]).sum(dim=1) > _NEAR_COPY
+        marked[later[same]] = True
+    return marked

@@ -1,0 +1,396 @@
+"""Schema of ``report.json``. Nothing in it depends on the clock: two equal runs write equal reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tokensurgeon.errors import InputError
+
+SCHEMA_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputModel(_Part):
+    """One input directory.
+
+    Attributes:
+        role: ``base``, ``target`` or ``donor``.
+        source: Path or hub id, as in the recipe.
+        revision: Commit, for a hub id.
+        files: SHA-256 by file name, of the files that were read.
+    """
+
+    role: Literal["base", "target", "donor"]
+    source: str
+    revision: str | None
+    files: dict[str, str]
+
+
+class VocabularySummary(_Part):
+    """Sizes before and after.
+
+    Attributes:
+        base_tokens: Tokens of the base tokenizer.
+        base_rows: Rows of the base's input embedding.
+        target_tokens: Tokens of the target tokenizer.
+        target_bound: Highest target id plus one.
+        rows: Rows of the output.
+        row_policy: The recipe's ``rows``.
+        holes: Ids below ``target_bound`` without a token.
+        padding: Rows at and past ``target_bound``.
+        parameters_before: Parameters of the base.
+        parameters_after: Parameters of the output.
+    """
+
+    base_tokens: int
+    base_rows: int
+    target_tokens: int
+    target_bound: int
+    rows: int
+    row_policy: str
+    holes: int
+    padding: int
+    parameters_before: int
+    parameters_after: int
+
+
+class OriginCount(_Part):
+    """Target tokens whose rows came about in one way.
+
+    Attributes:
+        origin: ``matched``, ``content``, ``role``, ``chat``, ``mapped``, or ``method: NAME``.
+        tokens: How many tokens.
+        share: Share of all target tokens, 0 to 1.
+    """
+
+    origin: str
+    tokens: int
+    share: float
+
+
+class Matching(_Part):
+    """How the two vocabularies were matched.
+
+    Attributes:
+        byte_equal: Ordinary tokens matched by equal bytes.
+        false_matches: Matches whose bytes differ; anything but 0 is a bug.
+        missing: Target tokens without a counterpart.
+        inexact_pieces: Missing tokens whose base pieces do not spell all their bytes.
+        collisions_target: Byte strings with several target tokens.
+        collisions_base: Byte strings with several base tokens.
+        collision_examples: A few of them as text.
+    """
+
+    byte_equal: int
+    false_matches: int
+    missing: int
+    inexact_pieces: int
+    collisions_target: int
+    collisions_base: int
+    collision_examples: list[str]
+
+
+class Exclusion(_Part):
+    """Matched tokens that were not used as anchors.
+
+    Attributes:
+        reason: Such as ``reserved`` or ``near_zero (donor)``.
+        tokens: How many.
+        examples: A few, as text.
+    """
+
+    reason: str
+    tokens: int
+    examples: list[str]
+
+
+class AnchorSummary(_Part):
+    """The shared tokens that rows were built from.
+
+    Attributes:
+        count: Anchors used.
+        by_script: Number by script, the largest first.
+        excluded: What was left out, and why.
+    """
+
+    count: int
+    by_script: dict[str, int]
+    excluded: list[Exclusion]
+
+
+class SpecialToken(_Part):
+    """One special token of the target.
+
+    Attributes:
+        token: Its name.
+        id: Its id.
+        roles: Its roles in the target tokenizer, such as ``eos``.
+        base_tokens: Base tokens whose rows it has; empty when a method made its row.
+        decided_by: How that was decided.
+    """
+
+    token: str
+    id: int
+    roles: list[str]
+    base_tokens: list[str]
+    decided_by: str
+
+
+class Quantiles(_Part):
+    """A distribution in short.
+
+    Attributes:
+        count: Number of values.
+        minimum: Smallest.
+        q01: 1st percentile.
+        q25: 25th percentile.
+        median: 50th percentile.
+        q75: 75th percentile.
+        q99: 99th percentile.
+        maximum: Largest.
+        histogram: Counts in equal bins from ``minimum`` to ``maximum``.
+    """
+
+    count: int
+    minimum: float
+    q01: float
+    q25: float
+    median: float
+    q75: float
+    q99: float
+    maximum: float
+    histogram: list[int]
+
+
+class Ingredient(_Part):
+    """A base token in a combination.
+
+    Attributes:
+        token: Its text.
+        weight: Its coefficient.
+    """
+
+    token: str
+    weight: float
+
+
+class TokenRow(_Part):
+    """One new row, looked at closely.
+
+    Attributes:
+        id: Target id.
+        token: Its text.
+        method: What made the row.
+        residual: Share of the donor row that the combination misses; None if unknown.
+        norm: Norm of the new row.
+        made_of: Largest ingredients.
+    """
+
+    id: int
+    token: str
+    method: str
+    residual: float | None
+    norm: float
+    made_of: list[Ingredient]
+
+
+class TensorQuality(_Part):
+    """The rows of one vocabulary tensor.
+
+    Attributes:
+        name: Tensor name.
+        role: ``embedding``, ``lm_head``, ``bias`` or ``per_layer_embedding``.
+        tied: Whether the same rows serve as lm_head.
+        dtype: Stored dtype.
+        old_shape: Shape in the base.
+        new_shape: Shape in the output.
+        copied: Rows copied bit for bit.
+        made: Rows a method made.
+        padding: Rows without a token.
+        equal_to: Another tensor with the same contents before and after, or None.
+        kept_norms: Norms of the copied rows.
+        new_norms: Norms of the made rows; None if there are none.
+        residuals: Residuals of the made rows; None if the method has none.
+        worst: Made rows with the largest residual, or the most unusual norm where there are no residuals.
+        note: What else a reader must know, such as how a bias was filled.
+    """
+
+    name: str
+    role: str
+    tied: bool
+    dtype: str
+    old_shape: list[int]
+    new_shape: list[int]
+    copied: int
+    made: int
+    padding: int
+    equal_to: str | None
+    kept_norms: Quantiles | None
+    new_norms: Quantiles | None
+    residuals: Quantiles | None
+    worst: list[TokenRow]
+    note: str
+
+
+class FieldChange(_Part):
+    """One config field that differs from the base.
+
+    Attributes:
+        file: Which file.
+        field: Dotted path.
+        old: Value before.
+        new: Value after.
+    """
+
+    file: str
+    field: str
+    old: Any
+    new: Any
+
+
+class Check(_Part):
+    """One verification step.
+
+    Attributes:
+        name: What was checked.
+        passed: Whether it held.
+        detail: What was seen.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class TextScore(_Part):
+    """Bits per byte of one text, before and after.
+
+    Attributes:
+        text: File name.
+        bytes: UTF-8 bytes scored.
+        base: Bits per byte of the base with its own tokenizer.
+        output: Bits per byte of the output.
+        base_bytes_per_token: Compression of the base tokenizer on this text.
+        output_bytes_per_token: Compression of the target tokenizer on this text.
+    """
+
+    text: str
+    bytes: int
+    base: float
+    output: float
+    base_bytes_per_token: float
+    output_bytes_per_token: float
+
+
+class TokenizerTraits(_Part):
+    """What a tokenizer does, base against target.
+
+    Attributes:
+        digits_base: Digit splitting of the base.
+        digits_target: Digit splitting of the target.
+        bos_base: BOS tokens in front of a plain prompt, base.
+        bos_target: BOS tokens in front of a plain prompt, target.
+        bos_chat_target: BOS tokens in front of a rendered chat, target; None without a template.
+        normalizer_base: Type of the base's normaliser, or ``none``.
+        normalizer_target: Type of the target's normaliser, or ``none``.
+    """
+
+    digits_base: str
+    digits_target: str
+    bos_base: int
+    bos_target: int
+    bos_chat_target: int | None
+    normalizer_base: str
+    normalizer_target: str
+
+
+class Notice(_Part):
+    """Something a user should know.
+
+    Attributes:
+        code: Stable, such as ``TS001``.
+        text: What and why.
+    """
+
+    code: str
+    text: str
+
+
+class Report(_Part):
+    """Everything that is known about one run.
+
+    Attributes:
+        schema_version: Of this file.
+        tool_version: Of tokensurgeon.
+        versions: Of the libraries that matter.
+        recipe: The recipe as run, without the output path.
+        inputs: Base, target and donor.
+        vocabulary: Sizes.
+        matching: How tokens were matched.
+        origins: Where rows came from, the largest first.
+        anchors: What rows were built from; None when the method uses no anchors.
+        specials: Every special token of the target.
+        tensors: Every vocabulary tensor.
+        traits: Tokenizer traits that change what a model can do.
+        config_changes: Config fields that changed.
+        files: Where each file of the output came from, by name.
+        checks: Verification.
+        scores: Bits per byte; empty unless the recipe names texts.
+        warnings: What to know before use.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    tool_version: str
+    versions: dict[str, str]
+    recipe: dict[str, Any]
+    inputs: list[InputModel]
+    vocabulary: VocabularySummary
+    matching: Matching
+    origins: list[OriginCount]
+    anchors: AnchorSummary | None
+    specials: list[SpecialToken]
+    tensors: list[TensorQuality]
+    traits: TokenizerTraits
+    config_changes: list[FieldChange]
+    files: dict[str, str]
+    checks: list[Check]
+    scores: list[TextScore]
+    warnings: list[Notice]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check held."""
+        return all(check.passed for check in self.checks)
+
+    def dump(self) -> str:
+        """The report as JSON text."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+def load_report(directory: Path) -> Report:
+    """Read ``report.json`` of an output directory.
+
+    Args:
+        directory: An output of tokensurgeon.
+
+    Raises:
+        InputError: It is missing or not of this schema.
+    """
+    path = directory / "report.json"
+    if not path.is_file():
+        raise InputError(f"{directory}: no report.json", "an output directory of tokensurgeon")
+    try:
+        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise InputError(
+            f"{path}: not a report of schema {SCHEMA_VERSION} ({error.error_count()} errors)",
+            "a report this version can read",
+            "run tokensurgeon again, or read it with the version it names",
+        ) from error
