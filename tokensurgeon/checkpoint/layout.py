@@ -115,6 +115,11 @@ _FLOATS = ("BF16", "F16", "F32", "F64")
 _PACKED = re.compile(r"\.(qweight|qzeros|scales|weight_scale(_inv)?|absmax|quant_map|weight_packed|weight\..*)$")
 
 
+def is_vocab_name(name: str) -> bool:
+    """Whether a tensor's name is that of a vocabulary tensor; its shape may still say otherwise."""
+    return any(pattern.match(name) for _, pattern in _PATTERNS)
+
+
 def find_layout(
     index: CheckpointIndex, config: Mapping[str, Any], overrides: Mapping[str, str] | None = None
 ) -> Layout:

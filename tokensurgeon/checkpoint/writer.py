@@ -6,6 +6,7 @@ that ends early, by an error or a kill, leaves no output directory.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -53,7 +54,8 @@ def staged_directory(output: Path, force: bool = False) -> Iterator[Path]:
         _remove_leftovers(output)
         stage = Path(tempfile.mkdtemp(prefix=_stage_prefix(output), dir=output.parent))
     except OSError as error:
-        raise _translate(error, output.parent) from error
+        _refuse_disk_trouble(error, output.parent)
+        raise
     lock = (stage / _LOCK).open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -61,7 +63,8 @@ def staged_directory(output: Path, force: bool = False) -> Iterator[Path]:
             yield stage
             _sync(stage)
         except OSError as error:
-            raise _translate(error, stage) from error
+            _refuse_disk_trouble(error, stage)
+            raise
         refuse_existing(output, force)
         (stage / _LOCK).unlink()
         _publish(stage, output)
@@ -137,12 +140,13 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _translate(error: OSError, place: Path) -> Exception:
-    if isinstance(error, FileNotFoundError):
-        return error
-    return ResourceError(
-        f"{error.filename or place}: {error.strerror}", "room and permission to write there", "free space or choose another output"
-    )
+def _refuse_disk_trouble(error: OSError, place: Path) -> None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
+        raise ResourceError(
+            f"{error.filename or place}: {error.strerror}",
+            "room and permission to write there",
+            "free space, or choose another output",
+        ) from error
 
 
 def free_bytes(output: Path) -> int:
@@ -237,7 +241,7 @@ def _copy_range(source: IO[bytes], sink: IO[bytes], ref: TensorRef) -> None:
     while left:
         sent = os.sendfile(sink.fileno(), source.fileno(), position, min(left, 1 << 30))
         if sent == 0:
-            raise OSError(5, "file shrank while it was copied", str(ref.path))
+            raise OSError(errno.EIO, "file shrank while it was copied", str(ref.path))
         position, left = position + sent, left - sent
     sink.seek(0, os.SEEK_END)
 

@@ -380,6 +380,9 @@ def load_report(directory: Path) -> Report:
     Args:
         directory: An output of tokensurgeon.
 
+    Returns:
+        The report in it.
+
     Raises:
         InputError: It is missing or not of this schema.
     """

@@ -1,4 +1,4 @@
-"""Choose the anchors: shared tokens that both models have learnt.
+"""Tell rows that training never moved from learnt ones.
 
 S. Land, M. Bartolo, "Fishing for Magikarp", arXiv:2405.05417, shows how under-trained tokens look; a row
 that training never moved says nothing about the token, and as an atom it pulls others towards noise.
@@ -28,7 +28,7 @@ def near_zero_rows(rows: Tensor) -> Tensor:
 
 
 def near_copies(rows: Tensor, block: int = 2048) -> Tensor:
-    """Rows with the direction of an earlier row, up to rounding.
+    """Rows that share their direction with another row, up to rounding: training told neither apart.
 
     Pairs are found in a random projection to 64 dimensions and then compared in full.
 
@@ -37,7 +37,7 @@ def near_copies(rows: Tensor, block: int = 2048) -> Tensor:
         block: Rows compared at a time.
 
     Returns:
-        ``(n,)`` bool; the first of a group is not marked.
+        ``(n,)`` bool; every member of a group is marked.
     """
     generator = torch.Generator().manual_seed(0)
     sketch = torch.randn((rows.shape[1], _SKETCH), generator=generator).to(rows)
@@ -52,4 +52,5 @@ def near_copies(rows: Tensor, block: int = 2048) -> Tensor:
         later, earlier = later[pairs], earlier[pairs]
         same = (unit[later] * unit[earlier]).sum(dim=1) > _NEAR_COPY
         marked[later[same]] = True
+        marked[earlier[same]] = True
     return marked

@@ -1,0 +1,170 @@
+"""A report with the tokens that break pages, tables and terminals."""
+
+import pytest
+
+from tokensurgeon.report.model import (
+    AnchorSummary,
+    Check,
+    Exclusion,
+    FieldChange,
+    Ingredient,
+    InputModel,
+    Matching,
+    Notice,
+    OriginCount,
+    Quantiles,
+    Report,
+    SpecialToken,
+    TensorQuality,
+    TextScore,
+    TokenizerTraits,
+    TokenRow,
+    VocabularySummary,
+)
+
+NASTY = [
+    "<script>alert(1)</script>",
+    "[/INST]",
+    "a|b",
+    "`",
+    "``",
+    "\n",
+    "\u202etxt",
+    "$x$",
+    "  ",
+    "\x00",
+    "*_~#",
+    "\u0301",
+]
+
+
+def quantiles(low: float, high: float, histogram: list[int]) -> Quantiles:
+    step = (high - low) / 100
+    points = [low + step * at for at in (0, 1, 25, 50, 75, 99, 100)]
+    names = ("minimum", "q01", "q25", "median", "q75", "q99", "maximum")
+    return Quantiles(count=sum(histogram), **dict(zip(names, points, strict=True)), histogram=histogram)
+
+
+def tensor(name: str, role: str) -> TensorQuality:
+    worst = [
+        TokenRow(
+            id=100 + at,
+            token=token,
+            method="omp",
+            residual=0.9 - at / 100,
+            norm=1.25,
+            made_of=[Ingredient(token=token, weight=0.5), Ingredient(token=" the", weight=-0.25)],
+        )
+        for at, token in enumerate(NASTY)
+    ]
+    return TensorQuality(
+        name=name,
+        role=role,
+        tied=False,
+        dtype="bfloat16",
+        old_shape=[1000, 64],
+        new_shape=[2048, 64],
+        copied=1500,
+        made=500,
+        padding=48,
+        equal_to=None,
+        kept_norms=quantiles(0.5, 2.5, [5, 300, 1000, 180, 15]),
+        new_norms=quantiles(0.4, 1.4, [10, 200, 250, 30, 10]),
+        residuals=quantiles(0.1, 0.9, [50, 150, 200, 80, 20]),
+        worst=worst,
+        note="",
+    )
+
+
+@pytest.fixture
+def report() -> Report:
+    return Report(
+        tool_version="0.1.0",
+        versions={"torch": "2.6.0", "transformers": "5.17.0"},
+        recipe={"schema_version": 1, "base": {"path": "org/base-1b"}, "anchors": {"map": {"`": "```"}}},
+        inputs=[
+            InputModel(
+                role="base", source="org/base-1b", revision="abc123", files={"model.safetensors": "0" * 64}
+            ),
+            InputModel(
+                role="target", source="org/target|2b", revision=None, files={"tokenizer.json": "1" * 64}
+            ),
+            InputModel(
+                role="donor", source="org/target|2b", revision=None, files={"model.safetensors": "2" * 64}
+            ),
+        ],
+        vocabulary=VocabularySummary(
+            base_tokens=998,
+            base_rows=1000,
+            target_tokens=2000,
+            target_bound=2001,
+            rows=2048,
+            row_policy="multiple of 64",
+            holes=1,
+            padding=47,
+            parameters_before=1_000_000,
+            parameters_after=1_134_144,
+        ),
+        matching=Matching(
+            byte_equal=1490,
+            false_matches=0,
+            missing=500,
+            inexact_pieces=3,
+            collisions_target=1,
+            collisions_base=0,
+            collision_examples=["[/INST]", "\n"],
+        ),
+        origins=[
+            OriginCount(origin="matched", tokens=1490, share=0.745),
+            OriginCount(origin="method: omp", tokens=480, share=0.24),
+            OriginCount(origin="method: mean", tokens=20, share=0.01),
+            OriginCount(origin="role", tokens=10, share=0.005),
+        ],
+        anchors=AnchorSummary(
+            count=1400,
+            by_script={"Latin": 1300, "Han": 100},
+            excluded=[Exclusion(reason="near_zero (donor)", tokens=90, examples=NASTY)],
+        ),
+        specials=[
+            SpecialToken(token="[/INST]", id=3, roles=[], base_tokens=[], decided_by="method"),
+            SpecialToken(token="</s>", id=2, roles=["eos"], base_tokens=["<|end|>"], decided_by="role eos"),
+        ],
+        tensors=[
+            tensor("model.embed_tokens.weight", "embedding"),
+            tensor("lm_head.weight", "lm_head"),
+        ],
+        traits=TokenizerTraits(
+            digits_base="single digits",
+            digits_target="groups of up to 3",
+            bos_base=0,
+            bos_target=1,
+            bos_chat_target=None,
+            normalizer_base="none",
+            normalizer_target="NFC",
+        ),
+        config_changes=[FieldChange(file="config.json", field="vocab_size", old=1000, new=2048)],
+        files={"config.json": "written", "model.safetensors": "base, rows replaced"},
+        checks=[
+            Check(name="shapes", passed=True, detail="2 tensors as planned"),
+            Check(name="body", passed=True, detail="140 tensors equal"),
+        ],
+        scores=[
+            TextScore(
+                text="prose.txt",
+                bytes=3000,
+                base=1.0,
+                output=1.1,
+                base_bytes_per_token=4.0,
+                output_bytes_per_token=4.4,
+            ),
+            TextScore(
+                text="$co$de.py",
+                bytes=1000,
+                base=0.5,
+                output=0.7,
+                base_bytes_per_token=3.0,
+                output_bytes_per_token=3.3,
+            ),
+        ],
+        warnings=[Notice(code="TS001", text="the token ``[/INST]`` | has <no> counterpart")],
+    )

@@ -1,0 +1,72 @@
+import re
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from tokensurgeon.report.card import render_card
+
+
+def _front_matter(card):
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def _html(card):
+    """As a Markdown renderer with tables and raw HTML shows it, without the front matter."""
+    return MarkdownIt("commonmark").enable("table").render(card.split("---\n", 2)[2])
+
+
+def test_the_front_matter_names_the_base_for_the_hub(report):
+    assert _front_matter(render_card(report)) == {
+        "library_name": "transformers",
+        "base_model": "org/base-1b",
+        "tags": ["tokensurgeon", "tokenizer-transplantation"],
+    }
+
+
+@pytest.mark.parametrize("path", ["/data/models/base", "./base", "../base", "~/base", "a/b/c"])
+def test_a_base_that_is_a_path_stays_out_of_the_front_matter(report, path):
+    base = report.inputs[0].model_copy(update={"source": path})
+    card = render_card(report.model_copy(update={"inputs": [base, *report.inputs[1:]]}))
+    assert "base_model" not in _front_matter(card)
+
+
+def test_every_table_row_has_as_many_cells_as_its_head(report):
+    html = _html(render_card(report))
+    tables = re.findall(r"<table>.*?</table>", html, flags=re.DOTALL)
+    assert len(tables) == 5
+    for table in tables:
+        rows = re.findall(r"<tr>.*?</tr>", table, flags=re.DOTALL)
+        assert len({row.count("<th") + row.count("<td") for row in rows}) == 1
+
+
+@pytest.mark.parametrize(
+    "shown",
+    ["&lt;script&gt;alert(1)&lt;/script&gt;", "[/INST]", "a|b", "`", "⏎", "\\u202etxt", "$x$", "␣the"],
+)
+def test_a_token_is_shown_as_it_is(report, shown):
+    assert f"<code>{shown}</code>" in _html(render_card(report))
+
+
+def test_no_token_is_read_as_markup(report):
+    html = _html(render_card(report))
+    assert "<script" not in html
+    assert "<no>" not in html
+    assert "<em>" not in html
+    assert "\u202e" not in html
+
+
+def test_the_recipe_reads_back_though_it_holds_a_code_fence(report):
+    block = re.search(r"^(`{4,})yaml\n(.*)^\1\n", render_card(report), flags=re.DOTALL | re.MULTILINE)
+    assert block is not None
+    assert yaml.safe_load(block[2]) == report.recipe
+
+
+def test_warnings_stand_before_the_snippet_that_loads_the_model(report):
+    card = render_card(report)
+    assert card.index("TS001") < card.index("AutoModelForCausalLM")
+
+
+def test_scores_are_left_out_when_there_are_none(report):
+    assert "| 1.000 | 1.100 | +10.0 % |" in render_card(report)
+    assert "Bits per byte" not in render_card(report.model_copy(update={"scores": []}))

@@ -1,0 +1,166 @@
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import matplotlib
+import pytest
+
+from tokensurgeon.report import plots
+from tokensurgeon.report.html import render_html
+from tokensurgeon.report.model import Report, SpecialToken
+
+_VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class _Page(HTMLParser):
+    """Tags, text and the texts of code elements; fails on tags that do not nest."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.codes, self.text = [], [], [], ""
+        self.attributes = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in _VOID:
+            self.open.append(tag)
+        if tag == "code":
+            self.codes.append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if "code" in self.open:
+            self.codes[-1] += data
+
+
+def test_equal_reports_give_equal_pages(report):
+    assert render_html(Report.model_validate_json(report.dump())) == render_html(report)
+
+
+def test_token_text_never_becomes_markup(report):
+    page = _Page(render_html(report))
+    assert "script" not in page.tags
+    assert "no" not in page.tags
+    assert {"<script>alert(1)</script>", "[/INST]", "a|b", "`", "$x$"} <= set(page.codes)
+
+
+def test_invisible_tokens_are_shown_and_none_reaches_the_page(report):
+    html = render_html(report)
+    assert {"⏎", "\\u202etxt", "␣␣", "\\x00"} <= set(_Page(html).codes)
+    assert "\u202e" not in html
+    assert "\x00" not in html
+
+
+def test_the_page_loads_nothing(report):
+    page = _Page(render_html(report))
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    links = [value for name, value in page.attributes if name in ("src", "href", "xlink:href")]
+    assert all(link.startswith("#") for link in links)
+    assert "@import" not in page.text
+    assert "url(http" not in render_html(report)
+
+
+def test_ids_are_unique_in_a_page_with_many_plots(report):
+    ids = [value for name, value in _Page(render_html(report)).attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"scores": []},
+        {"anchors": None},
+        {"warnings": []},
+        {"checks": []},
+        {"tensors": []},
+        {"origins": []},
+        {"specials": [], "config_changes": [], "files": {}, "inputs": []},
+    ],
+    ids=lambda part: next(iter(part)),
+)
+def test_a_page_renders_without_a_part(report, part):
+    assert "Where the rows came from" in _Page(render_html(report.model_copy(update=part))).text
+
+
+def test_a_tensor_without_new_rows_has_no_residual_plot(report):
+    bare = report.tensors[0].model_copy(update={"new_norms": None, "residuals": None, "worst": []})
+    html = render_html(report.model_copy(update={"tensors": [bare]}))
+    assert "Norms of the rows of model.embed_tokens.weight" in html
+    assert "Residuals of the new rows" not in html
+
+
+def test_a_failed_check_stands_out(report):
+    checks = [report.checks[0].model_copy(update={"passed": False, "detail": "shape <b>off</b>"})]
+    html = render_html(report.model_copy(update={"checks": checks}))
+    assert '<td class="bad">FAILED</td>' in html
+    assert "shape &lt;b&gt;off&lt;/b&gt;" in html
+
+
+def test_special_tokens_with_a_role_come_before_thousands_of_unused_ones(report):
+    unused = [
+        SpecialToken(token=f"<unused{at}>", id=at, roles=[], base_tokens=[], decided_by="method")
+        for at in range(10, 1000)
+    ]
+    text = _Page(render_html(report.model_copy(update={"specials": unused + report.specials}))).text
+    assert text.index("role eos") < text.index("<unused10>")
+    assert "200 of 992" in text
+    assert "<unused999>" not in text
+
+
+def test_a_plot_label_is_text_and_not_a_formula(report):
+    svg = plots.scores_plot(report.scores)
+    assert "$co$de.py" in "".join(ElementTree.fromstring(svg).itertext())
+
+
+def test_a_plot_with_text_that_its_font_lacks_draws_without_a_warning(report):
+    svg = plots.scores_plot([report.scores[0].model_copy(update={"text": "中文 ᚠ.txt"})])
+    assert "中文 ᚠ.txt" in svg
+
+
+def test_rows_that_all_have_one_norm_are_drawn(report):
+    flat = report.tensors[0].new_norms.model_copy(update={"minimum": 1.0, "median": 1.0, "maximum": 1.0})
+    svg = plots.norms_plot(report.tensors[0].model_copy(update={"kept_norms": None, "new_norms": flat}))
+    assert "new (500)" in svg
+
+
+def test_a_narrow_distribution_fits_into_the_plot_of_a_wide_one(report):
+    wide, narrow = report.tensors[0].kept_norms, report.tensors[0].kept_norms
+    narrow = narrow.model_copy(update={"minimum": 1.4, "maximum": 1.5})
+    svg = plots.norms_plot(report.tensors[0].model_copy(update={"kept_norms": wide, "new_norms": narrow}))
+    outline = re.findall(r'<path d="([^"]*)" clip-path', svg)[-1]
+    assert min(float(y) for y in re.findall(r"[ML] [\d.-]+ ([\d.-]+)", outline)) > 0
+    ticks = [float(text) for text in re.findall(r">([\d.]+)</text>", svg)]
+    assert max(ticks) > 10
+
+
+def test_plotting_leaves_the_settings_of_matplotlib_alone(report):
+    before = dict(matplotlib.rcParams)
+    plots.origins_plot(report.origins)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_plot_ignores_the_settings_of_matplotlib(report):
+    plain = plots.origins_plot(report.origins)
+    with matplotlib.rc_context({"axes.grid": True, "svg.fonttype": "path"}):
+        assert plots.origins_plot(report.origins) == plain
+
+
+def test_reading_a_report_does_not_import_matplotlib():
+    code = (
+        "import sys, tokensurgeon.report.html, tokensurgeon.report.card; print('matplotlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,30 @@
+import json
+
+import pytest
+
+from tokensurgeon.errors import InputError
+from tokensurgeon.report.model import load_report
+
+
+def test_a_dumped_report_reads_back_equal(report, tmp_path):
+    (tmp_path / "report.json").write_text(report.dump(), encoding="utf-8")
+    assert load_report(tmp_path) == report
+
+
+def test_a_directory_without_a_report_is_bad_input(tmp_path):
+    with pytest.raises(InputError, match=r"no report\.json"):
+        load_report(tmp_path)
+
+
+def test_a_report_of_another_schema_is_bad_input(report, tmp_path):
+    document = json.loads(report.dump())
+    document["surprise"] = document.pop("vocabulary")
+    (tmp_path / "report.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(InputError, match=r"not a report of schema 1 \(2 errors\)"):
+        load_report(tmp_path)
+
+
+def test_one_failed_check_fails_the_report(report):
+    assert report.passed
+    checks = [*report.checks, report.checks[0].model_copy(update={"passed": False})]
+    assert not report.model_copy(update={"checks": checks}).passed

@@ -1,0 +1,109 @@
+import pytest
+
+from tokensurgeon.report.summary import (
+    change,
+    overall_bits,
+    percent,
+    show_token,
+    summary_rows,
+    summary_sentence,
+)
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [
+        (" the", "␣the"),
+        ("a b ", "a b␣"),
+        ("   ", "␣␣␣"),
+        ("\n\t\r", "⏎⇥␍"),
+        ("\x00\x1b[0m", "\\x00\\x1b[0m"),
+        ("\u202eabc", "\\u202eabc"),
+        ("\u00a0", "\\xa0"),
+        ("\U000e0041", "\\U000e0041"),
+        ("\ud83d", "\\ud83d"),
+        ("\u0301", "◌\u0301"),
+        ("", "∅"),
+        ("naïve 中文", "naïve 中文"),
+    ],
+)
+def test_invisible_characters_of_a_token_become_visible(token, shown):
+    assert show_token(token) == shown
+
+
+def test_a_share_is_never_rounded_to_all_or_nothing():
+    assert [percent(share) for share in (0, 1e-6, 0.25, 0.99999, 1)] == [
+        "0.0 %",
+        "<0.1 %",
+        "25.0 %",
+        ">99.9 %",
+        "100.0 %",
+    ]
+
+
+def test_a_change_has_a_sign_and_no_negative_zero():
+    assert [change(1, 1.1), change(1, 0.5), change(1, 0.99999), change(0, 1)] == [
+        "+10.0 %",
+        "-50.0 %",
+        "+0.0 %",
+        "n/a",
+    ]
+
+
+def test_every_byte_counts_the_same_in_the_overall_bits_per_byte(report):
+    assert overall_bits(report.scores) == pytest.approx(((3000 * 1.0 + 1000 * 0.5) / 4000, 1.0))
+
+
+def test_summary_rows_show_the_numbers_of_the_report(report):
+    assert dict(summary_rows(report)) == {
+        "base": "org/base-1b @ abc123",
+        "target": "org/target|2b",
+        "method": "omp, mean",
+        "rows": "1,000 -> 2,048 (1 without a token, 47 padding)",
+        "byte-equal matches": "1,490 of 2,000",
+        "false matches": "0",
+        "missing tokens": "500 (omp 480, mean 20)",
+        "anchors": "1,400 used, 90 left out",
+        "residual, embedding": "median 0.5, 99 % 0.892",
+        "median norm, embedding": "kept 1.5, new 0.9",
+        "residual, lm_head": "median 0.5, 99 % 0.892",
+        "median norm, lm_head": "kept 1.5, new 0.9",
+        "bits per byte, prose.txt": "1.000 -> 1.100 (+10.0 %)",
+        "bits per byte, $co$de.py": "0.500 -> 0.700 (+40.0 %)",
+        "checks": "2 of 2 passed",
+        "warnings": "1 (TS001)",
+    }
+
+
+def test_a_tensor_equal_to_another_is_not_summed_up_twice(report):
+    first, second = report.tensors
+    twin = second.model_copy(update={"equal_to": first.name})
+    labels = [label for label, _ in summary_rows(report.model_copy(update={"tensors": [first, twin]}))]
+    assert "residual, embedding" in labels
+    assert "residual, lm_head" not in labels
+
+
+def test_two_tensors_of_one_role_are_told_apart_by_name(report):
+    first, second = report.tensors
+    pair = [first, second.model_copy(update={"role": "embedding"})]
+    labels = [label for label, _ in summary_rows(report.model_copy(update={"tensors": pair}))]
+    assert {"residual, model.embed_tokens.weight", "residual, lm_head.weight"} <= set(labels)
+
+
+def test_the_sentence_says_what_was_done_what_it_cost_and_whether_it_holds(report):
+    assert summary_sentence(report) == (
+        "org/base-1b now speaks the tokenizer of org/target|2b: 1,500 of 2,000 tokens have a base row, "
+        "copied byte for byte; 500 rows were made by omp and mean. "
+        "The output needs 1.000 bits per byte where the base needs 0.875 (+14.3 %); "
+        "worst on $co$de.py (+40.0 %). Verification passed: 2 of 2 checks."
+    )
+
+
+def test_the_sentence_names_a_failed_verification(report):
+    checks = [report.checks[0], report.checks[1].model_copy(update={"passed": False})]
+    sentence = summary_sentence(report.model_copy(update={"checks": checks}))
+    assert sentence.endswith("Verification FAILED: 1 of 2 checks.")
+
+
+def test_a_run_without_checks_does_not_count_as_verified(report):
+    assert summary_sentence(report.model_copy(update={"checks": []})).endswith("It was not verified.")

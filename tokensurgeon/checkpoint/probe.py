@@ -1,0 +1,134 @@
+"""Load a checkpoint as a user would, in a process of its own: ``python -m tokensurgeon.checkpoint.probe``.
+
+Reads a job from stdin, writes one JSON document to stdout. Only this file instantiates a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+import warnings
+from typing import Any
+
+import torch
+
+
+class _Collector(logging.Handler):
+    """Keeps warnings of the libraries instead of printing them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one message."""
+        self.messages.append(record.getMessage())
+
+
+def main() -> None:
+    """Do the job on stdin."""
+    job = json.load(sys.stdin)
+    import transformers
+
+    collector = _Collector()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_default_handler()
+    transformers.utils.logging.add_handler(collector)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = _read_tokenizer(job)
+        if job["forward"]:
+            result["model"] = _run_model(job, result.pop("tokenizer"))
+        result.pop("tokenizer", None)
+    result["warnings"] = [*collector.messages, *(str(warning.message) for warning in caught)]
+    json.dump(result, sys.stdout)
+
+
+def _read_tokenizer(job: dict[str, Any]) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job["directory"], trust_remote_code=job["trust_remote_code"])
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in job["texts"]]
+    framed = [tokenizer(text)["input_ids"] for text in job["texts"]]
+    chat = None
+    if job["messages"] and tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(job["messages"], tokenize=False)
+        chat = [text, tokenizer(text, add_special_tokens=False)["input_ids"]]
+    roles = {
+        role: getattr(tokenizer, f"{role}_token_id")
+        for role in ("bos", "eos", "pad", "unk")
+        if getattr(tokenizer, f"{role}_token_id", None) is not None
+    }
+    return {
+        "tokenizer": tokenizer,
+        "tokenizer_class": type(tokenizer).__name__,
+        "ids": ids,
+        "framed": framed,
+        "chat": chat,
+        "roles": roles,
+    }
+
+
+def _run_model(job: dict[str, Any], tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401 - a transformers class
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(
+        job["directory"], trust_remote_code=job["trust_remote_code"]
+    )
+    name = (config.architectures or ["AutoModel"])[0]
+    loader = getattr(transformers, name, transformers.AutoModelForCausalLM)
+    model, info = loader.from_pretrained(
+        job["directory"],
+        dtype="auto",
+        trust_remote_code=job["trust_remote_code"],
+        output_loading_info=True,
+    )
+    model.eval()
+    table = model.get_input_embeddings().weight
+    generation = getattr(model, "generation_config", None)
+    return {
+        "class": type(model).__name__,
+        "problems": {key: sorted(map(str, value)) for key, value in dict(info).items() if value},
+        "embedding_sha256": _hash(table),
+        "embedding_rows": table.shape[0],
+        "config_ids": {role: getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "pad")},
+        "generation_ids": {
+            role: getattr(generation, f"{role}_token_id", None) for role in ("bos", "eos", "pad")
+        },
+        **_forward(model, tokenizer, job),
+    }
+
+
+def _hash(table: torch.Tensor) -> str:
+    raw = table.detach().contiguous().view(torch.uint8).numpy()
+    return hashlib.sha256(memoryview(raw).cast("B")).hexdigest()
+
+
+def _forward(model: Any, tokenizer: Any, job: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
+    finite, margin, answers = True, None, []
+    padding = torch.tensor(job["padding_ids"], dtype=torch.int64)
+    for prompt in job["prompts"]:
+        ids = torch.tensor([tokenizer(prompt)["input_ids"] or [0]])
+        inputs = {"input_ids": ids}
+        if getattr(model.config, "is_encoder_decoder", False):
+            inputs["decoder_input_ids"] = ids[:, :1]
+        with torch.inference_mode():
+            out = model(**inputs)
+        scores = out["logits"] if "logits" in out else out[0]
+        finite = finite and bool(torch.isfinite(scores).all())
+        if "logits" in out and scores.shape[-1] == job["rows"]:
+            answers.append(int(scores[0, -1].argmax()))
+            if len(padding):
+                # How far the best padding id stays below the best token, at the worst position.
+                logits = scores[0].float()
+                best_padding = logits[:, padding].max(dim=1).values
+                logits[:, padding] = -torch.inf
+                gap = float((logits.max(dim=1).values - best_padding).min())
+                margin = gap if margin is None else min(margin, gap)
+    return {"finite": finite, "padding_margin": margin, "answers": tokenizer.convert_ids_to_tokens(answers)}
+
+
+if __name__ == "__main__":
+    main()

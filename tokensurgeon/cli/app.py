@@ -1,0 +1,97 @@
+"""The ``tokensurgeon`` command: verbs, exit codes, and the one place where errors become text."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from tokensurgeon import __version__, console
+from tokensurgeon.cli import (
+    eval as eval_verb,
+    inspect as inspect_verb,
+    methods as methods_verb,
+    plan as plan_verb,
+    recipes as recipes_verb,
+    report as report_verb,
+    run as run_verb,
+    transplant as transplant_verb,
+    verify as verify_verb,
+)
+from tokensurgeon.errors import RecipeError, TokensurgeonError
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="tokensurgeon",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+app.command("run")(run_verb.run_recipe)
+app.command("transplant")(transplant_verb.transplant)
+app.command("plan")(plan_verb.show_plan)
+app.command("verify")(verify_verb.verify)
+app.command("eval")(eval_verb.eval_models)
+app.command("inspect")(inspect_verb.inspect)
+app.command("methods")(methods_verb.list_methods)
+app.command("recipes")(recipes_verb.recipes)
+app.command("report")(report_verb.show_report)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print_result(f"tokensurgeon {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Give a Hugging Face checkpoint another tokenizer, and prove what it cost.
+
+    Exit codes: 0 done and verified, 1 bug, 2 usage or recipe, 3 bad input, 4 refused by policy,
+    5 verification failed, 6 resources, 130 interrupted.
+    """
+    console.setup_logging(quiet)
+
+
+def main() -> None:
+    """Run the command line and exit with the documented code."""
+    try:
+        code = typer.main.get_command(app).main(standalone_mode=False)
+    except TokensurgeonError as error:
+        code = _fail(error)
+    except click.ClickException as error:
+        code = _fail(RecipeError(error.format_message(), next_step="see `tokensurgeon --help`"))
+    except (KeyboardInterrupt, click.Abort):
+        console.print_error("interrupted; nothing was written")
+        code = _INTERRUPTED
+    sys.exit(code or 0)
+
+
+def _fail(error: TokensurgeonError) -> int:
+    console.print_error(str(error))
+    if "--json" in sys.argv:
+        console.print_json(
+            {
+                "schema_version": 1,
+                "ok": False,
+                "exit_code": error.exit_code,
+                "error": {
+                    "type": type(error).__name__,
+                    "found": error.found,
+                    "expected": error.expected,
+                    "next_step": error.next_step,
+                },
+            }
+        )
+    return error.exit_code

@@ -1,0 +1,35 @@
+"""``tokensurgeon recipes``: the recipes that come with the tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokensurgeon import console
+from tokensurgeon.errors import PolicyError
+from tokensurgeon.recipe.shipped import describe, find_shipped, shipped_recipes
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Recipe to copy; none lists them.")] = None,
+    destination: Annotated[Path | None, typer.Argument(help="File to write; default NAME.yaml here.")] = None,
+) -> None:
+    """List the shipped recipes, or copy one to edit it.
+
+    \b
+    Examples:
+      tokensurgeon recipes
+      tokensurgeon recipes demo my-recipe.yaml
+    """  # noqa: D301 - click wants the character, not its name
+    if name is None:
+        rows = [[found, describe(path)] for found, path in shipped_recipes().items()]
+        console.print_table("Recipes", ["name", "what it does"], rows)
+        return
+    source = find_shipped(name)
+    place = destination or Path(f"{name}.yaml")
+    if place.exists():
+        raise PolicyError(f"{place} exists", "a new file", "name another one")
+    place.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    console.print_result(str(place))

@@ -1,0 +1,1 @@
+"""What an operation cost: measurements of a model and its tokenizer on text."""

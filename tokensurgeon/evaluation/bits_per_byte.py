@@ -1,0 +1,246 @@
+"""Bits per byte: how well a model predicts text, comparable between tokenizers.
+
+The figure is ``-sum log2 p(token | prefix) / UTF-8 bytes of the text``. A loss per token is not
+comparable between tokenizers, because they cut a text into different numbers of tokens; its bytes are
+the same for all. For the same reason windows are measured in bytes: window ``k`` scores the tokens that
+start in bytes ``[k * stride, (k + 1) * stride)`` and sees, after one BOS, the tokens that start in the
+``context`` bytes before it. Every token is scored once, and every model sees the same amount of text.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from tokensurgeon.console import Advance, no_progress
+from tokensurgeon.errors import InputError, RecipeError
+from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.evaluation.texts import read_texts
+from tokensurgeon.evaluation.windows import Window, cut_windows, encode, find_bos
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+__all__ = ["ModelScores", "TextScore", "evaluate", "load_model", "read_texts", "score_texts"]
+
+STRIDE_BYTES = 2048
+CONTEXT_BYTES = 1024
+LOGITS_BYTES = 1 << 30
+
+# Bounds what logits_bytes does not: attention masks and activations of a batch.
+_BATCH_TOKENS = 16384
+# Logits upcast to float32 at once, 64 MiB of them.
+_CHUNK_LOGITS = 1 << 24
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """One model on one text.
+
+    Attributes:
+        text: Name of the text.
+        bytes: UTF-8 bytes scored: all of the text, unless the tokenizer has no token to start with.
+        tokens: Tokens scored.
+        bits: Minus the sum of their log2 probabilities.
+    """
+
+    text: str
+    bytes: int
+    tokens: int
+    bits: float
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Lower is better; comparable between tokenizers."""
+        return self.bits / self.bytes
+
+    @property
+    def bytes_per_token(self) -> float:
+        """How much text a token carries; higher is a better fit of the tokenizer."""
+        return self.bytes / self.tokens
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """One model on all texts.
+
+    Attributes:
+        model: Directory or hub id.
+        bos: Token that opens every window. None if the tokenizer has none: then the first character of
+            each text is not scored and its bytes are left out.
+        scores: One entry a text, in the order given.
+    """
+
+    model: str
+    bos: str | None
+    scores: list[TextScore]
+
+
+def evaluate(
+    model_dir: str,
+    texts: dict[str, str],
+    *,
+    stride_bytes: int = STRIDE_BYTES,
+    context_bytes: int = CONTEXT_BYTES,
+    device: str = "auto",
+    dtype: str = "float32",
+    logits_bytes: int = LOGITS_BYTES,
+    advance: Advance = no_progress,
+    trust_remote_code: bool = False,
+) -> ModelScores:
+    """Load a model and its tokenizer and score texts: ``load_model``, then ``score_texts``.
+
+    Args:
+        model_dir: Local directory or hub id.
+        texts: Text by name.
+        stride_bytes: Bytes of text a window scores.
+        context_bytes: Bytes of text it sees before those.
+        device: A torch device, or ``auto``: CUDA where there is one.
+        dtype: One of ``DTYPES``; ``auto`` keeps the checkpoint's.
+        logits_bytes: Memory for the logits of a batch.
+        advance: Called with the bytes of text scored.
+        trust_remote_code: Whether code that comes with the checkpoint may run.
+
+    Returns:
+        One score a text.
+    """
+    model, tokenizer = load_model(model_dir, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    scores = score_texts(
+        model,
+        tokenizer,
+        texts,
+        stride_bytes=stride_bytes,
+        context_bytes=context_bytes,
+        logits_bytes=logits_bytes,
+        advance=advance,
+    )
+    return replace(scores, model=model_dir)
+
+
+def score_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: dict[str, str],
+    *,
+    stride_bytes: int = STRIDE_BYTES,
+    context_bytes: int = CONTEXT_BYTES,
+    logits_bytes: int = LOGITS_BYTES,
+    advance: Advance = no_progress,
+) -> ModelScores:
+    """Score texts with a loaded model.
+
+    Args:
+        model: Causal language model, on any device, in any dtype.
+        tokenizer: Its tokenizer, one that gives offsets.
+        texts: Text by name.
+        stride_bytes: Bytes of text a window scores.
+        context_bytes: Bytes of text it sees before those.
+        logits_bytes: Memory for the float32 logits of a batch.
+        advance: Called with the bytes of text scored.
+
+    Returns:
+        One score a text.
+
+    Raises:
+        RecipeError: A window of no bytes.
+        InputError: An empty text, or tokenizer and model do not fit each other.
+    """
+    if stride_bytes < 1 or context_bytes < 0:
+        raise RecipeError(
+            f"stride of {stride_bytes} bytes, context of {context_bytes}", "a stride from 1, a context from 0"
+        )
+    bos = find_bos(tokenizer)
+    rows = model.get_input_embeddings().weight.shape[0]
+    keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+    # Positions whose logits fit. A model that always gives all of them gains nothing from shorter pieces.
+    most = max(1, logits_bytes // (4 * rows))
+    scores = []
+    for name, text in texts.items():
+        ids, starts = encode(tokenizer, name, text)
+        windows = cut_windows(ids, starts, bos, stride_bytes, context_bytes, most if keeps else len(ids))
+        _check_windows(model, name, windows, rows)
+        bits = 0.0
+        for batch in _batches(windows, most, keeps):
+            bits += _score_batch(model, batch, keeps)
+            advance(sum(window.bytes for window in batch))
+        if not math.isfinite(bits):
+            raise InputError(
+                f"{name}: probabilities are not finite", "a model with finite weights and logits"
+            )
+        size, tokens = sum(window.bytes for window in windows), sum(window.scored for window in windows)
+        scores.append(TextScore(name, size, tokens, bits))
+    label = None if bos is None else str(tokenizer.convert_ids_to_tokens(bos))
+    return ModelScores(str(model.name_or_path), label, scores)
+
+
+def _check_windows(model: PreTrainedModel, name: str, windows: list[Window], rows: int) -> None:
+    if not sum(window.bytes for window in windows):
+        raise InputError(f"{name}: one token and no BOS before it", "a text of several tokens")
+    highest = max(max(window.ids) for window in windows)
+    if highest >= rows:
+        raise InputError(
+            f"{name}: token id {highest}", f"ids below {rows}, the rows of the model's embedding"
+        )
+    longest = max(len(window.ids) for window in windows) - 1
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise InputError(
+            f"{name}: a window of {longest} tokens",
+            f"at most {limit}, the model's max_position_embeddings",
+            "use a smaller stride and context, the same for all models compared",
+        )
+
+
+def _batches(windows: list[Window], most: int, keeps: bool) -> Iterator[list[Window]]:
+    """Group windows of like length, as many as memory holds."""
+    batch: list[Window] = []
+    for window in sorted(windows, key=lambda window: (len(window.ids), window.scored)):
+        length, kept = _shape([*batch, window])
+        size = len(batch) + 1
+        if batch and (size * (kept if keeps else length) > most or size * length > _BATCH_TOKENS):
+            yield batch
+            batch = []
+        batch.append(window)
+    yield batch
+
+
+def _shape(batch: list[Window]) -> tuple[int, int]:
+    """Padded length of a batch, and how many of its last positions predict a scored token."""
+    length = max(len(window.ids) for window in batch) - 1
+    return length, length - min(len(window.ids) - 1 - window.scored for window in batch)
+
+
+@torch.inference_mode()
+def _score_batch(model: PreTrainedModel, batch: list[Window], keeps: bool) -> float:
+    """Bits of the scored tokens of a batch.
+
+    Padding is on the right: in a causal model no real position can see it, whatever its position
+    encoding, attention window or state, so a batch gives what its windows give alone.
+    """
+    length, kept = _shape(batch)
+    ids = torch.zeros(len(batch), length, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, window in enumerate(batch):
+        ids[row, : len(window.ids) - 1] = torch.tensor(window.ids[:-1])
+        mask[row, : len(window.ids) - 1] = 1
+    logits = model(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        use_cache=False,
+        **({"logits_to_keep": kept} if keeps else {}),
+    ).logits
+    left_out = length - logits.shape[1]
+    chunk = max(1, _CHUNK_LOGITS // logits.shape[2])
+    losses = []
+    for row, window in enumerate(batch):
+        end = len(window.ids) - 1 - left_out
+        targets = torch.tensor(window.ids[-window.scored :], device=logits.device)
+        scored = logits[row, end - window.scored : end]
+        for part, target in zip(torch.split(scored, chunk), torch.split(targets, chunk), strict=True):
+            losses.append(torch.nn.functional.cross_entropy(part.float(), target, reduction="none"))
+    return float(torch.cat(losses).cpu().double().sum()) / math.log(2)

@@ -1,0 +1,105 @@
+"""Load a causal language model and its tokenizer for measuring, and refuse what is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from tokensurgeon.errors import InputError, PolicyError, RecipeError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+
+def load_model(
+    model_dir: str, *, device: str = "auto", dtype: str = "float32", trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load a causal language model for scoring.
+
+    Args:
+        model_dir: Local directory or hub id.
+        device: A torch device, or ``auto``: CUDA where there is one.
+        dtype: One of ``DTYPES``; ``auto`` keeps the checkpoint's.
+        trust_remote_code: Whether code that comes with the checkpoint may run.
+
+    Returns:
+        The model in evaluation mode, and its tokenizer.
+
+    Raises:
+        RecipeError: No such device or dtype.
+        InputError: The directory holds no causal language model, or not all of its weights.
+        PolicyError: It needs its own code, and that is not allowed.
+    """
+    if dtype not in DTYPES:
+        raise RecipeError(f"dtype {dtype!r}", f"one of {', '.join(DTYPES)}")
+    target = _find_device(device)
+    try:
+        with _silent_loading():
+            config = AutoConfig.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
+            _check_architecture(model_dir, config)
+            tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                model_dir,
+                config=config,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, by name
+            )
+    except (OSError, ValueError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise PolicyError(
+                f"{model_dir}: needs code that comes with the checkpoint", "a model transformers knows"
+            ) from error
+        raise InputError(f"{model_dir}: {error}", "a causal language model with its tokenizer") from error
+    wrong = sorted(loading["missing_keys"]) + sorted(str(key[0]) for key in loading["mismatched_keys"])
+    if wrong:
+        # transformers would fill these with random numbers and go on.
+        raise InputError(
+            f"{model_dir}: {len(wrong)} tensors missing or of another shape, the first {wrong[0]}",
+            f"all weights of {type(model).__name__}",
+        )
+    return model.eval().to(target), tokenizer
+
+
+def _find_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RecipeError(f"device {name!r}", "auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RecipeError(f"device {name!r}", f"one of {torch.cuda.device_count()} CUDA devices", "use auto")
+    return device
+
+
+@contextmanager
+def _silent_loading() -> Iterator[None]:
+    level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _check_architecture(model_dir: str, config: PretrainedConfig) -> None:
+    # AutoModelForCausalLM turns a masked or sequence-to-sequence checkpoint into something it was not.
+    known = {str(name) for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}
+    named = set(config.architectures or ())
+    own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if named and not named & known and not own_code:
+        raise InputError(f"{model_dir}: {', '.join(sorted(named))}", "a causal language model")

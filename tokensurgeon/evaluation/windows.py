@@ -1,0 +1,126 @@
+"""Cut a text into windows measured in bytes, so that they are the same for every tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokensurgeon.console import logger
+from tokensurgeon.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A piece of an encoded text.
+
+    Attributes:
+        ids: BOS, context, then the tokens to score.
+        scored: How many of the last ids are scored.
+        bytes: The text they stand for.
+    """
+
+    ids: list[int]
+    scored: int
+    bytes: int
+
+
+def find_bos(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """Choose the token that opens every window.
+
+    Args:
+        tokenizer: Of the model.
+
+    Returns:
+        BOS, or what separates documents where there is none, or None.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        if token is not None:
+            return int(token)
+    return None
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, name: str, text: str) -> tuple[list[int], NDArray[np.int64]]:
+    """Encode a text as data: no token is added, and the name of a special token is only text.
+
+    Args:
+        tokenizer: One that gives offsets.
+        name: Of the text.
+        text: Not empty.
+
+    Returns:
+        ``n`` ids; and ``n + 1`` byte positions, where each token starts and, last, the text's length.
+
+    Raises:
+        InputError: Text or tokenizer cannot be used.
+    """
+    if not text:
+        raise InputError(f"{name}: empty text", "at least one character")
+    try:
+        codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name}: character {error.start} has no UTF-8 form", "text that is UTF-8"
+        ) from error
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"{type(tokenizer).__name__} gives no offsets", "a tokenizer of the tokenizers library"
+        )
+    encoding = tokenizer(
+        text,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    ids: list[int] = encoding["input_ids"]
+    if not ids:
+        raise InputError(f"{name}: the tokenizer makes no token of this text", "a text it can encode")
+    unknown = 0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id)
+    if unknown:
+        logger.warning("%s: %d of %d tokens are unknown; bits per byte is too low", name, unknown, len(ids))
+    widths = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
+    byte_at = np.concatenate([[0], np.cumsum(widths)])
+    starts = byte_at[np.array([start for start, _ in encoding["offset_mapping"]] + [len(text)])]
+    starts[0] = 0
+    return ids, np.maximum.accumulate(starts)  # some normalizers make offsets step back
+
+
+def cut_windows(
+    ids: list[int], starts: NDArray[np.int64], bos: int | None, stride: int, context: int, most: int
+) -> list[Window]:
+    """Cut an encoded text into windows that score every token once.
+
+    Args:
+        ids: The tokens.
+        starts: Where each starts in bytes, and the text's length; ascending.
+        bos: Opens every window. Without it the first character is not scored.
+        stride: Bytes a window scores.
+        context: Bytes it sees before those.
+        most: Tokens a window may score; one with more comes in pieces with the same context.
+
+    Returns:
+        Windows in order.
+    """
+    windows = []
+    prefix = [] if bos is None else [bos]
+    edges = np.arange(0, starts[-1], stride)
+    firsts = np.searchsorted(starts[:-1], edges)
+    lows = np.searchsorted(starts[:-1], edges - context)
+    if bos is None:
+        # Nothing comes before the first character, and something must before every other.
+        firsts = np.maximum(firsts, np.searchsorted(starts[:-1], 0, side="right"))
+        lows = np.minimum(lows, firsts - 1)
+    lasts = [*firsts[1:].tolist(), len(ids)]
+    for low, first, last in zip(lows.tolist(), firsts.tolist(), lasts, strict=True):
+        for begin in range(first, last, most):
+            end = min(begin + most, last)
+            size = int(starts[end] - starts[begin])
+            windows.append(Window(prefix + ids[low:end], end - begin, size))
+    return windows

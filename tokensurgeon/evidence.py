@@ -1,0 +1,353 @@
+"""Plan, rows, checks and scores -> the report. The last place that sees a tensor; the report sees numbers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from importlib.metadata import version
+
+import torch
+from torch import Tensor
+
+from tokensurgeon import __version__
+from tokensurgeon.checkpoint.expectation import MADE, PADDING, hash_file, token_rows
+from tokensurgeon.checkpoint.index import CheckpointIndex
+from tokensurgeon.checkpoint.verify import Verification
+from tokensurgeon.notices import Notice
+from tokensurgeon.plan import Plan
+from tokensurgeon.report import model as r
+from tokensurgeon.surgery import MadeRows, NewTensor
+from tokensurgeon.vocab.digits import digit_scheme
+from tokensurgeon.vocab.probe import MESSAGES
+from tokensurgeon.vocab.scripts import count_scripts
+from tokensurgeon.vocab.special import render_chat
+from tokensurgeon.vocab.vocabulary import Kind, Vocabulary
+
+_LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
+_BINS = 40
+_WORST = 20
+_INGREDIENTS = 5
+
+
+def gather_evidence(
+    plan: Plan, tensors: list[NewTensor], verification: Verification, scores: list[r.TextScore]
+) -> r.Report:
+    """Write down everything that is known about a run.
+
+    Args:
+        plan: What was to be done.
+        tensors: What was done to the vocabulary tensors.
+        verification: What was checked.
+        scores: Bits per byte, if texts were scored.
+
+    Returns:
+        The report.
+    """
+    main = tensors[0]
+    traits = _traits(plan)
+    notices = [*plan.notices, *_notices(plan, main, traits), *verification.notices]
+    return r.Report(
+        tool_version=__version__,
+        versions={name: version(name) for name in _LIBRARIES},
+        recipe=plan.recipe.model_dump(mode="json", exclude={"output"}),
+        inputs=_inputs(plan),
+        vocabulary=_vocabulary(plan, tensors),
+        matching=_matching(plan),
+        origins=_origins(plan, main),
+        anchors=_anchors(plan, main),
+        specials=_specials(plan, main),
+        tensors=[_quality(plan, tensor) for tensor in tensors],
+        traits=traits,
+        config_changes=[
+            r.FieldChange(file=c.file, field=c.field, old=c.old, new=c.new) for c in plan.config_changes
+        ],
+        files=_files(plan),
+        checks=[r.Check(name=c.name, passed=c.passed, detail=c.detail) for c in verification.checks],
+        scores=scores,
+        warnings=[r.Notice(code=notice.code, text=notice.text) for notice in notices],
+    )
+
+
+def _inputs(plan: Plan) -> list[r.InputModel]:
+    inputs = plan.inputs
+    found = []
+    for role, directory, ref in (
+        ("base", inputs.base, plan.recipe.base),
+        ("target", inputs.target, plan.recipe.target),
+        ("donor", inputs.donor, plan.recipe.donor),
+    ):
+        if directory is None:
+            continue
+        names = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+        paths = {directory / name for name in names if (directory / name).is_file()}
+        if role == "base":
+            paths |= {shard.path for shard in inputs.base_index.shards}
+        if role == "donor" and inputs.donor_layout is not None:
+            paths |= {tensor.ref.path for tensor in inputs.donor_layout.tensors}
+        hashes = {path.name: hash_file(path) for path in sorted(paths)}
+        found.append(r.InputModel(role=role, source=ref.path, revision=ref.revision, files=hashes))
+    return found
+
+
+def _vocabulary(plan: Plan, tensors: list[NewTensor]) -> r.VocabularySummary:
+    target, base = plan.match.target, plan.match.base
+    before = _parameters(plan.inputs.base_index)
+    grown = sum(new.data.numel() - math.prod(new.tensor.ref.shape) for new in tensors)
+    policy = plan.recipe.rows
+    return r.VocabularySummary(
+        base_tokens=len(base),
+        base_rows=plan.inputs.layout.rows,
+        target_tokens=len(target),
+        target_bound=target.bound,
+        rows=plan.rows,
+        row_policy=str(policy) if isinstance(policy, int | str) else f"multiple: {policy.multiple}",
+        holes=target.bound - len(target),
+        padding=plan.rows - target.bound,
+        parameters_before=before,
+        parameters_after=before + grown,
+    )
+
+
+def _parameters(index: CheckpointIndex) -> int:
+    return sum(math.prod(ref.shape) for ref in index.tensors.values())
+
+
+def _matching(plan: Plan) -> r.Matching:
+    match = plan.match
+    sides = Counter(collision.side for collision in match.collisions)
+    examples = [
+        f"{c.side}: {c.data.decode(errors='backslashreplace')!r} is ids {', '.join(map(str, c.ids))}"
+        for c in match.collisions[:5]
+    ]
+    return r.Matching(
+        byte_equal=len(match.byte_equal),
+        false_matches=len(match.false_matches),
+        missing=len(match.missing),
+        inexact_pieces=sum(not pieces.exact for pieces in plan.pieces),
+        collisions_target=sides["target"],
+        collisions_base=sides["base"],
+        collision_examples=examples,
+    )
+
+
+def _made_by(new: NewTensor) -> dict[int, str]:
+    return dict(zip(new.made.ids, new.made.methods, strict=True)) if new.made else {}
+
+
+def _origins(plan: Plan, main: NewTensor) -> list[r.OriginCount]:
+    made_by = _made_by(main)
+    match = plan.match
+    counts = Counter(
+        f"method: {made_by[index]}"
+        if index in made_by and made_by[index] != "map"
+        else str(match.sources[index].origin)
+        for index in match.target.tokens
+    )
+    total = len(match.target)
+    return [
+        r.OriginCount(origin=origin, tokens=count, share=count / total)
+        for origin, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def _anchors(plan: Plan, main: NewTensor) -> r.AnchorSummary | None:
+    if plan.inputs.donor_layout is None:
+        return None
+    tokens = plan.match.target.tokens
+    ruled_out = {index for ids in main.excluded.values() for index in ids}
+    used = [tokens[index] for index in plan.anchors if index not in ruled_out]
+    return r.AnchorSummary(
+        count=len(used),
+        by_script=count_scripts(used),
+        excluded=[
+            r.Exclusion(reason=reason, tokens=len(ids), examples=[tokens[i].text for i in ids[:8]])
+            for reason, ids in {**plan.excluded, **main.excluded}.items()
+        ],
+    )
+
+
+def _specials(plan: Plan, main: NewTensor) -> list[r.SpecialToken]:
+    target, base = plan.match.target, plan.match.base
+    made_by = _made_by(main)
+    rows = []
+    for token in target:
+        if token.kind is not Kind.SPECIAL:
+            continue
+        source = plan.match.sources.get(token.id)
+        rows.append(
+            r.SpecialToken(
+                token=token.content,
+                id=token.id,
+                roles=[role for role, index in target.roles.items() if index == token.id],
+                base_tokens=[base.tokens[i].text for i in source.embedding] if source else [],
+                decided_by=source.reason if source else f"method {made_by.get(token.id, plan.method.name)}",
+            )
+        )
+    return rows
+
+
+def _quality(plan: Plan, new: NewTensor) -> r.TensorQuality:
+    tensor = new.tensor
+    source = new.source
+    data = token_rows(new.data, tensor.axis)
+    norms = torch.cat([part.float().norm(dim=1) for part in data.split(16384)])
+    kept = norms[[row for row, origin in enumerate(source) if origin >= 0]]
+    made = new.made
+    residuals = made.residual[~made.residual.isnan()] if made else torch.empty(0)
+    return r.TensorQuality(
+        name=tensor.name,
+        role=str(tensor.role),
+        tied=plan.inputs.layout.tied and tensor.name == plan.inputs.layout.embedding.name,
+        dtype=tensor.ref.dtype,
+        old_shape=list(tensor.ref.shape),
+        new_shape=list(new.data.shape),
+        copied=len(kept),
+        made=source.count(MADE),
+        padding=source.count(PADDING),
+        equal_to=new.equal_to,
+        kept_norms=quantiles(kept),
+        new_norms=quantiles(norms[made.ids]) if made else None,
+        residuals=quantiles(residuals),
+        worst=_worst(plan, made, norms, kept) if made else [],
+        note=new.note,
+    )
+
+
+def _worst(plan: Plan, made: MadeRows, norms: Tensor, kept: Tensor) -> list[r.TokenRow]:
+    """Rows to look at first: largest residual, or most unusual norm where the method has none."""
+    unusual = (norms[made.ids].log() - kept.median().log()).abs() if len(kept) else norms[made.ids]
+    badness = torch.where(made.residual.isnan(), unusual, made.residual)
+    order = sorted(range(len(made.ids)), key=lambda row: (-float(badness[row]), made.ids[row]))[:_WORST]
+    rows = []
+    for row in order:
+        weights = made.coefs[row].tolist()
+        ingredients = sorted(
+            ((weight, index) for weight, index in zip(weights, made.sources[row].tolist(), strict=True) if index >= 0),
+            key=lambda pair: (-abs(pair[0]), pair[1]),
+        )
+        residual = float(made.residual[row])
+        rows.append(
+            r.TokenRow(
+                id=made.ids[row],
+                token=plan.match.target.tokens[made.ids[row]].text,
+                method=made.methods[row],
+                residual=None if math.isnan(residual) else residual,
+                norm=float(norms[made.ids[row]]),
+                made_of=[
+                    r.Ingredient(token=plan.match.base.tokens[index].text, weight=weight)
+                    for weight, index in ingredients[:_INGREDIENTS]
+                ],
+            )
+        )
+    return rows
+
+
+def quantiles(values: Tensor) -> r.Quantiles | None:
+    """A distribution in short; None for no values.
+
+    Args:
+        values: ``(n,)`` float32, finite.
+    """
+    if not len(values):
+        return None
+    ordered = values.to(torch.float64).sort().values
+    at = [
+        float(ordered[min(int(share * len(ordered)), len(ordered) - 1)])
+        for share in (0, 0.01, 0.25, 0.5, 0.75, 0.99, 1)
+    ]
+    low, high = at[0], at[-1]
+    counts = torch.histc(ordered, _BINS, low, high) if high > low else torch.tensor([float(len(ordered))])
+    names = ("minimum", "q01", "q25", "median", "q75", "q99", "maximum")
+    return r.Quantiles(
+        count=len(ordered), histogram=[int(c) for c in counts], **dict(zip(names, at, strict=True))
+    )
+
+
+def _traits(plan: Plan) -> r.TokenizerTraits:
+    target, base = plan.match.target, plan.match.base
+    chat = render_chat(target, MESSAGES)
+    return r.TokenizerTraits(
+        digits_base=digit_scheme(base),
+        digits_target=digit_scheme(target),
+        bos_base=_leading_bos(base, "Hello", specials=True),
+        bos_target=_leading_bos(target, "Hello", specials=True),
+        bos_chat_target=None if chat is None else _leading_bos(target, chat, specials=True),
+        normalizer_base=_normalizer(base),
+        normalizer_target=_normalizer(target),
+    )
+
+
+def _leading_bos(vocabulary: Vocabulary, text: str, specials: bool) -> int:
+    bos = vocabulary.roles.get("bos")
+    count = 0
+    for index in vocabulary.encode(text, specials=specials):
+        if index != bos:
+            break
+        count += 1
+    return count
+
+
+def _normalizer(vocabulary: Vocabulary) -> str:
+    node = vocabulary.spec.get("normalizer")
+    if not node:
+        return "none"
+    if node["type"] == "Sequence":
+        return ", ".join(part["type"] for part in node["normalizers"])
+    return str(node["type"])
+
+
+def _files(plan: Plan) -> dict[str, str]:
+    files = {
+        name: "target" if path.parent == plan.inputs.target or plan.inputs.target in path.parents else "base"
+        for name, path in plan.copied_files.items()
+    }
+    files |= {shard.path.name: "rebuilt" for shard in plan.inputs.base_index.shards}
+    files |= dict.fromkeys(
+        ("config.json", "generation_config.json", "README.md", "report.json", "report.html", "provenance.json"),
+        "rebuilt",
+    )
+    return dict(sorted(files.items()))
+
+
+def _notices(plan: Plan, main: NewTensor, traits: r.TokenizerTraits) -> Iterable[Notice]:
+    match = plan.match
+    if traits.digits_base != traits.digits_target:
+        yield Notice("TS001", f"{traits.digits_base} in the base, {traits.digits_target} in the target")
+    if max(traits.bos_target, traits.bos_chat_target or 0) > 1:
+        yield Notice("TS002", f"prompt {traits.bos_target}, chat {traits.bos_chat_target}")
+    fallback = [i for i, name in _made_by(main).items() if name not in (plan.method.name, "map")]
+    if fallback and not any(notice.code == "TS003" for notice in plan.notices):
+        yield Notice("TS003", f"{len(fallback)} tokens")
+    if any(collision.side == "target" for collision in match.collisions):
+        yield Notice("TS004", f"{sum(c.side == 'target' for c in match.collisions)} byte strings")
+    lost = _lost_markers(plan)
+    if lost:
+        yield Notice("TS005", f"{', '.join(lost)}: rows made by {plan.method.name}")
+    if _case_folding(match.target) != _case_folding(match.base):
+        yield Notice("TS008", f"{traits.normalizer_base} in the base, {traits.normalizer_target} in the target")
+    if "bos" in match.base.roles and "bos" not in match.target.roles:
+        yield Notice("TS009", "texts now start without the token that the base's attention rests on")
+    inexact = [match.target.tokens[i].text for i, p in zip(plan.wanted, plan.pieces, strict=True) if not p.exact]
+    if inexact:
+        yield Notice("TS013", f"{len(inexact)} tokens, such as {inexact[:3]}")
+    if "tokenizer.json" in plan.copied_files and "tekken.json" in plan.copied_files:
+        yield Notice("TS014", "tokenizer.json and tekken.json; which one is used depends on the reader")
+
+
+def _lost_markers(plan: Plan) -> list[str]:
+    """Special tokens that a rendered chat uses and no base token stands behind."""
+    text = render_chat(plan.match.target, MESSAGES)
+    if text is None:
+        return []
+    tokens = {plan.match.target.tokens[i] for i in plan.match.target.encode(text)}
+    return sorted(t.content for t in tokens if t.kind is Kind.SPECIAL and t.id not in plan.match.sources)
+
+
+def _case_folding(vocabulary: Vocabulary) -> str:
+    """What a normaliser does to text beyond marking spaces."""
+    normalizer = vocabulary.tokenizer.normalizer
+    sample = "Ａé e\u0301 ﬁ ½"
+    if normalizer is None:
+        return sample
+    return str(normalizer.normalize_str(sample)).replace("▁", " ").strip()

@@ -1,0 +1,191 @@
+"""The order of things: plan, make rows, write beside the output, verify, report, publish."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokensurgeon.checkpoint.configs import dump_config
+from tokensurgeon.checkpoint.expectation import (
+    BodyTensor,
+    Expectation,
+    VocabRows,
+    hash_file,
+    hash_rows,
+    token_rows,
+)
+from tokensurgeon.checkpoint.reader import map_tensor
+from tokensurgeon.checkpoint.sidefiles import is_tokenizer_file
+from tokensurgeon.checkpoint.verify import Verification, verify_checkpoint
+from tokensurgeon.checkpoint.writer import free_bytes, refuse_existing, staged_directory, write_weights
+from tokensurgeon.console import logger, progress
+from tokensurgeon.errors import InputError, ResourceError, VerificationError
+from tokensurgeon.evidence import gather_evidence
+from tokensurgeon.methods.registry import find_method
+from tokensurgeon.plan import Plan, make_plan
+from tokensurgeon.recipe.schema import Recipe
+from tokensurgeon.report.card import render_card
+from tokensurgeon.report.html import render_html
+from tokensurgeon.report.model import Report, TextScore
+from tokensurgeon.surgery import NewTensor, operate
+from tokensurgeon.vocab.probe import probe_chat, probe_ids
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        output: The published directory.
+        report: What is in its ``report.json``.
+    """
+
+    output: Path
+    report: Report
+
+
+def run(recipe: Recipe, *, force: bool = False) -> Outcome:
+    """Do a transplant from a recipe to a published, verified directory.
+
+    Args:
+        recipe: What to do.
+        force: Replace an existing output, once the new one is verified.
+
+    Returns:
+        Where the output is, and its report.
+
+    Raises:
+        TokensurgeonError: The run is impossible, refused, or its output is not what it should be; nothing
+            is left behind.
+    """
+    output = Path(recipe.output).expanduser()
+    refuse_existing(output, force)
+    logger.info("Reading tokenizers and headers")
+    plan = make_plan(recipe)
+    _refuse_full_disk(plan)
+    with staged_directory(output, force) as stage:
+        logger.info("Making %d rows with %s", len(plan.wanted), recipe.method.name)
+        tensors = operate(plan)
+        _write(plan, tensors, stage)
+        logger.info("Verifying")
+        verification = verify_checkpoint(
+            stage,
+            forward=recipe.verify.forward,
+            trust_remote_code=recipe.trust_remote_code,
+            allow_reader_mismatch=recipe.verify.allow_reader_mismatch,
+        )
+        _refuse_failed(verification, output)
+        scores = _score(plan, stage)
+        report = gather_evidence(plan, tensors, verification, scores)
+        (stage / "report.json").write_text(report.dump(), encoding="utf-8")
+        (stage / "report.html").write_text(render_html(report), encoding="utf-8")
+        (stage / "README.md").write_text(render_card(report), encoding="utf-8")
+    return Outcome(output, report)
+
+
+def _refuse_full_disk(plan: Plan) -> None:
+    free = free_bytes(plan.output)
+    if free < plan.bytes_to_write:
+        raise ResourceError(
+            f"{plan.output}: {free / 1e9:.1f} GB free",
+            f"{plan.bytes_to_write / 1e9:.1f} GB for the weights",
+            "free space, or choose another output",
+        )
+
+
+def _write(plan: Plan, tensors: list[NewTensor], stage: Path) -> None:
+    for name, path in plan.copied_files.items():
+        (stage / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, stage / name)
+    (stage / "config.json").write_text(dump_config(plan.config), encoding="utf-8")
+    (stage / "generation_config.json").write_text(dump_config(plan.generation_config), encoding="utf-8")
+    replaced = {new.tensor.name: new.data for new in tensors}
+    with progress("writing", plan.bytes_to_write) as advance:
+        hashes = write_weights(plan.inputs.base_index, replaced, stage, advance)
+    _expect(plan, tensors, hashes).save(stage)
+
+
+def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str]) -> Expectation:
+    """What the output must be, from the base's own bytes and the target's own tokenizer."""
+    stored = plan.inputs.base_index.tensors
+    vocab = {}
+    for new in tensors:
+        ref = new.tensor.ref
+        copied = [origin for origin in new.source if origin >= 0]
+        # A head that is dropped for the embedding's rows is a copy of the embedding.
+        twin = next((t.tensor for t in tensors if t.tensor.name == new.equal_to), new.tensor)
+        base_rows = token_rows(map_tensor(twin.ref), twin.axis)
+        vocab[ref.name] = VocabRows(
+            dtype=ref.dtype,
+            shape=list(new.data.shape),
+            axis=new.tensor.axis,
+            equal_to=new.equal_to,
+            source=new.source,
+            copied_sha256=hash_rows(base_rows, copied),
+        )
+    made = tensors[0].made
+    labels = dict(zip(made.ids, made.methods, strict=True)) if made else {}
+    return Expectation(
+        rows=plan.rows,
+        bound=plan.match.target.bound,
+        body={
+            name: BodyTensor(dtype=stored[name].dtype, shape=list(stored[name].shape), sha256=digest)
+            for name, digest in sorted(hashes.items())
+        },
+        vocab=vocab,
+        files={
+            name: hash_file(path)
+            for name, path in plan.copied_files.items()
+            if is_tokenizer_file(Path(name)) and path.is_relative_to(plan.inputs.target)
+        },
+        probe=probe_ids(plan.match.target),
+        chat=probe_chat(plan.match.target),
+        may_repeat=[i for i, name in labels.items() if name == "map" or not find_method(name).distinct],
+        may_vanish="zero" in labels.values(),
+    )
+
+
+def _refuse_failed(verification: Verification, output: Path) -> None:
+    failed = [check for check in verification.checks if not check.passed]
+    if failed:
+        lines = [f"{check.name}: {check.detail}" for check in failed]
+        raise VerificationError(
+            "\n".join([f"{output}: {len(failed)} of {len(verification.checks)} checks failed", *lines]),
+            "an output that is what the plan says",
+            "nothing was written; for another tokenizer class see verify.allow_reader_mismatch"
+            if any(check.name == "AutoTokenizer" for check in failed)
+            else "nothing was written; this is worth a bug report",
+        )
+
+
+def _score(plan: Plan, stage: Path) -> list[TextScore]:
+    """Bits per byte, base against output, in a process of its own: this one never holds a body."""
+    rules = plan.recipe.report
+    if not rules.texts:
+        return []
+    missing = [text for text in rules.texts if not Path(text).is_file()]
+    if missing:
+        raise InputError(f"report.texts: no file {missing[0]}", "UTF-8 text files")
+    logger.info("Scoring %d texts", len(rules.texts))
+    command = [sys.executable, "-m", "tokensurgeon", "eval", str(plan.inputs.base), str(stage), "--json"]
+    command += [part for text in rules.texts for part in ("--text", text)]
+    command += ["--max-bytes", str(rules.max_bytes)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    if done.returncode:
+        raise InputError(f"scoring failed:\n{done.stderr.strip()}", "a causal language model and UTF-8 texts")
+    before, after = (model["texts"] for model in json.loads(done.stdout)["models"])
+    return [
+        TextScore(
+            text=old["text"],
+            bytes=old["bytes"],
+            base=old["bits_per_byte"],
+            output=new["bits_per_byte"],
+            base_bytes_per_token=old["bytes_per_token"],
+            output_bytes_per_token=new["bytes_per_token"],
+        )
+        for old, new in zip(before, after, strict=True)
+    ]

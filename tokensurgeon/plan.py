@@ -1,0 +1,392 @@
+"""Recipe -> plan: every fact of a run, known from headers, configs and tokenizers before a weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokensurgeon.checkpoint.configs import (
+    ConfigChange,
+    IdRemap,
+    read_config,
+    rewrite_config,
+    rewrite_generation_config,
+    text_levels,
+)
+from tokensurgeon.checkpoint.index import CheckpointIndex, find_weights, read_index
+from tokensurgeon.checkpoint.layout import Layout, TensorRole, VocabTensor, find_layout, is_vocab_name
+from tokensurgeon.checkpoint.sidefiles import carried_files, tokenizer_files
+from tokensurgeon.checkpoint.source import resolve_checkpoint
+from tokensurgeon.errors import InputError, PolicyError, RecipeError
+from tokensurgeon.methods.registry import MethodInfo, find_method
+from tokensurgeon.notices import Notice
+from tokensurgeon.recipe.schema import Recipe, RowMultiple
+from tokensurgeon.vocab.decompose import Pieces, decompose
+from tokensurgeon.vocab.match import VocabMatch, match_vocabularies
+from tokensurgeon.vocab.special import Origin, Source
+from tokensurgeon.vocab.usable import is_reachable, is_reserved
+from tokensurgeon.vocab.vocabulary import Kind, Vocabulary, load_vocabulary
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The three directories of a run and what their headers say.
+
+    Attributes:
+        base: The model that is kept.
+        target: The tokenizer the output will speak.
+        donor: The model trained with it, or None when the method needs none.
+        base_config: ``config.json`` of the base.
+        base_index: Its tensors.
+        layout: Its vocabulary tensors.
+        donor_layout: Vocabulary tensors of the donor, or None.
+    """
+
+    base: Path
+    target: Path
+    donor: Path | None
+    base_config: dict[str, Any] = field(repr=False)
+    base_index: CheckpointIndex = field(repr=False)
+    layout: Layout
+    donor_layout: Layout | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will be done.
+
+    Attributes:
+        recipe: The recipe.
+        inputs: Directories and headers.
+        match: Which target token is which base token.
+        rows: Rows of the output.
+        wanted: Target ids whose rows a method makes, ascending.
+        unserved: Those of ``wanted`` that the method cannot serve; the fallback does.
+        pieces: For each of ``wanted`` its base pieces.
+        anchors: Target id to base id of the matched tokens that may be anchors.
+        excluded: Matched target ids that are no anchors, by reason.
+        config: The new ``config.json``.
+        generation_config: The new ``generation_config.json``.
+        config_changes: What differs from the base in both.
+        copied_files: Where each copied file comes from, by its name in the output.
+        notices: Warnings so far.
+    """
+
+    recipe: Recipe
+    inputs: Inputs
+    match: VocabMatch = field(repr=False)
+    rows: int
+    wanted: list[int] = field(repr=False)
+    unserved: list[int] = field(repr=False)
+    pieces: list[Pieces] = field(repr=False)
+    anchors: dict[int, int] = field(repr=False)
+    excluded: dict[str, list[int]] = field(repr=False)
+    config: dict[str, Any] = field(repr=False)
+    generation_config: dict[str, Any] = field(repr=False)
+    config_changes: list[ConfigChange]
+    copied_files: dict[str, Path]
+    notices: list[Notice]
+
+    @property
+    def output(self) -> Path:
+        """Where the output will appear."""
+        return Path(self.recipe.output)
+
+    @property
+    def method(self) -> MethodInfo:
+        """The method's line in the registry."""
+        return find_method(self.recipe.method.name)
+
+    def new_shape(self, tensor: VocabTensor) -> tuple[int, ...]:
+        """Shape of a vocabulary tensor in the output."""
+        shape = list(tensor.ref.shape)
+        shape[tensor.axis] = self.rows
+        return tuple(shape)
+
+    @property
+    def bytes_to_write(self) -> int:
+        """Size of the weights of the output."""
+        total = sum(ref.nbytes for ref in self.inputs.base_index.tensors.values())
+        for tensor in self.inputs.layout.tensors:
+            total += tensor.ref.nbytes // tensor.rows * (self.rows - tensor.rows)
+        return total
+
+    @property
+    def memory_bytes(self) -> int:
+        """Estimated peak of tensors in memory: old and new rows, anchors and one batch of the solver."""
+        embedding = self.inputs.layout.embedding.ref
+        width = embedding.nbytes // embedding.shape[0]
+        total = width * (embedding.shape[0] + 2 * self.rows) + 4 * len(self.wanted) * embedding.shape[1]
+        if self.inputs.donor_layout is not None:
+            donor_width = self.inputs.donor_layout.embedding.ref.shape[1]
+            batch = min(self.recipe.runtime.batch_size, max(len(self.wanted), 1))
+            k = min(getattr(self.recipe.method, "k", 1), donor_width)
+            total += 4 * len(self.anchors) * (2 * donor_width + embedding.shape[1])
+            total += 4 * batch * (len(self.anchors) + 4 * k * donor_width)
+        return total
+
+    @property
+    def operations(self) -> int:
+        """Floating-point operations of the solver, per tensor of embedding rows."""
+        if self.inputs.donor_layout is None:
+            return 2 * len(self.wanted) * self.inputs.layout.embedding.ref.shape[1]
+        donor_width = self.inputs.donor_layout.embedding.ref.shape[1]
+        k = min(getattr(self.recipe.method, "k", 1), donor_width)
+        solves = sum(t.role is not TensorRole.BIAS for t in self.inputs.layout.tensors)
+        return 2 * k * len(self.anchors) * donor_width * len(self.wanted) * solves
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """Find out everything a run will do. Reads headers, configs and tokenizers; no weights.
+
+    Args:
+        recipe: What to do.
+
+    Returns:
+        The plan.
+
+    Raises:
+        TokensurgeonError: Anything that would make the run fail or be refused.
+    """
+    inputs = _read_inputs(recipe)
+    target, base = load_vocabulary(inputs.target), load_vocabulary(inputs.base)
+    if inputs.donor is not None and inputs.donor.resolve() != inputs.target.resolve():
+        _refuse_other_tokenizer(target, load_vocabulary(inputs.donor))
+    notices: list[Notice] = []
+    match = match_vocabularies(target, base, recipe.anchors.map, recipe.anchors.roles)
+    match = _drop_rowless(match, inputs.layout.rows, notices)
+    rows = _choose_rows(recipe, inputs, target)
+    wanted = sorted({*match.missing, *(i for i, s in match.sources.items() if len(s.embedding) > 1)})
+    unserved = _unserved(wanted, match, inputs, notices)
+    pieces = [_spell(index, match) for index in wanted]
+    anchors, excluded = _plan_anchors(recipe, match, inputs)
+    remap = _remap(inputs, match, target, rows)
+    config, changes = rewrite_config(inputs.base_config, remap)
+    generation, more = rewrite_generation_config(
+        read_config(inputs.base, "generation_config.json", optional=True), inputs.base_config, remap
+    )
+    if recipe.tie_policy == "keep-head":
+        config, untied = _untie(config)
+        changes += untied
+    plan = Plan(
+        recipe=recipe,
+        inputs=inputs,
+        match=match,
+        rows=rows,
+        wanted=wanted,
+        unserved=unserved,
+        pieces=pieces,
+        anchors=anchors,
+        excluded=excluded,
+        config=config,
+        generation_config=generation,
+        config_changes=[*changes, *more],
+        copied_files={
+            **{str(path): inputs.base / path for path in carried_files(inputs.base)},
+            **{str(path): inputs.target / path for path in tokenizer_files(inputs.target)},
+        },
+        notices=notices,
+    )
+    _refuse_weak_overlap(plan)
+    _note_config(plan)
+    return plan
+
+
+def _read_inputs(recipe: Recipe) -> Inputs:
+    needs_donor = "donor" in find_method(recipe.method.name).needs
+    base = resolve_checkpoint(recipe.base.path, recipe.base.revision, "all")
+    target = resolve_checkpoint(
+        recipe.target.path,
+        recipe.target.revision,
+        "vocabulary" if needs_donor and recipe.donor == recipe.target else "none",
+    )
+    donor = None
+    if needs_donor:
+        donor = resolve_checkpoint(recipe.donor.path, recipe.donor.revision, "vocabulary")
+    _refuse_overlapping_paths(Path(recipe.output), [base, target, *([donor] if donor else [])])
+    for directory in {base, target, *([donor] if donor else [])}:
+        if not recipe.trust_remote_code:
+            _refuse_remote_code(directory)
+    base_config = read_config(base)
+    base_index = read_index(base)
+    overrides = {key: name for key, name in recipe.layout.model_dump().items() if name is not None}
+    layout = find_layout(base_index, base_config, overrides)
+    donor_layout = None
+    if donor is not None:
+        names, index = find_weights(donor)
+        if index is not None:
+            names = sorted({file for name, file in index["weight_map"].items() if is_vocab_name(name)})
+        donor_layout = find_layout(read_index(donor, names), read_config(donor))
+    return Inputs(base, target, donor, base_config, base_index, layout, donor_layout)
+
+
+def _refuse_overlapping_paths(output: Path, sources: list[Path]) -> None:
+    place = output.expanduser().resolve()
+    for source in sources:
+        origin = source.resolve()
+        if place == origin or origin in place.parents or place in origin.parents:
+            relation = "is" if place == origin else "is inside" if origin in place.parents else "contains"
+            raise PolicyError(f"output {output} {relation} the input {source}", "an output apart from all inputs")
+
+
+def _refuse_remote_code(directory: Path) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        if "auto_map" in read_config(directory, name, optional=True):
+            raise PolicyError(
+                f"{directory / name}: auto_map asks to run code that comes with the model",
+                "a model that the installed transformers knows",
+                "read the code, then set trust_remote_code: true (--trust-remote-code)",
+            )
+
+
+def _refuse_other_tokenizer(target: Vocabulary, donor: Vocabulary) -> None:
+    for index, token in target.tokens.items():
+        other = donor.tokens.get(index)
+        if other is None or other.content != token.content:
+            found = "nothing" if other is None else repr(other.content)
+            raise InputError(
+                f"{donor.path}: token {index} is {found}, in the target {token.content!r}",
+                "a donor that was trained with the target tokenizer",
+                "leave donor out to use the target's own directory, or choose a method without a donor",
+            )
+
+
+def _drop_rowless(match: VocabMatch, rows: int, notices: list[Notice]) -> VocabMatch:
+    """Forget base tokens whose id lies past the base's embedding (Gemma 3 has such)."""
+    kept = {i: s for i, s in match.sources.items() if max(*s.embedding, *s.head) < rows}
+    if len(kept) == len(match.sources):
+        return match
+    lost = [match.target.tokens[i].text for i in match.sources.keys() - kept.keys()]
+    notices.append(Notice("TS016", f"{len(lost)} tokens, such as {sorted(lost)[:3]}"))
+    return VocabMatch(match.target, match.base, kept, match.collisions)
+
+
+def _choose_rows(recipe: Recipe, inputs: Inputs, target: Vocabulary) -> int:
+    bound = target.bound
+    policy = recipe.rows
+    if isinstance(policy, RowMultiple):
+        return -(-bound // policy.multiple) * policy.multiple
+    if isinstance(policy, int):
+        if policy < bound:
+            raise RecipeError(
+                f"rows: {policy}", f"at least {bound}, one more than the target's highest id"
+            )
+        return policy
+    if policy == "exact":
+        return bound
+    return max(bound, _target_rows(inputs))
+
+
+def _target_rows(inputs: Inputs) -> int:
+    """Rows of the target's own model: from its headers where they are read, else from its config."""
+    if inputs.donor_layout is not None:
+        return inputs.donor_layout.rows
+    config = read_config(inputs.target, optional=True)
+    sizes = [size for level in text_levels(config) if isinstance(size := level.get("vocab_size"), int)]
+    return max(sizes, default=0)
+
+
+def _unserved(
+    wanted: list[int], match: VocabMatch, inputs: Inputs, notices: list[Notice]
+) -> list[int]:
+    """Wanted ids that the donor has no row for, and those that the user spelt out in base tokens."""
+    spelt = {index for index in wanted if index in match.sources}
+    if inputs.donor_layout is None:
+        return sorted(spelt)
+    rows = inputs.donor_layout.rows
+    beyond = [index for index in wanted if index >= rows]
+    if beyond:
+        names = [match.target.tokens[index].text for index in beyond[:3]]
+        notices.append(Notice("TS003", f"{len(beyond)} ids past the donor's {rows} rows, such as {names}"))
+    return sorted({*spelt, *beyond})
+
+
+def _spell(index: int, match: VocabMatch) -> Pieces:
+    source = match.sources.get(index)
+    if source is not None:
+        return Pieces(source.embedding, exact=True)
+    return decompose(match.target.tokens[index].data, match.base)
+
+
+def _plan_anchors(
+    recipe: Recipe, match: VocabMatch, inputs: Inputs
+) -> tuple[dict[int, int], dict[str, list[int]]]:
+    """Anchors as far as tokens alone can tell; rows are looked at when they are read."""
+    if inputs.donor_layout is None:
+        return {}, {}
+    rules = set(recipe.anchors.exclude)
+    anchors: dict[int, int] = {}
+    excluded: dict[str, list[int]] = {}
+    for index, source in match.sources.items():
+        if index >= inputs.donor_layout.rows or len(source.embedding) > 1:
+            continue
+        reason = _exclusion(index, source, match) if rules else None
+        if reason is not None and reason.split(" ")[0] in rules:
+            excluded.setdefault(reason, []).append(index)
+        else:
+            anchors[index] = source.embedding[0]
+    return anchors, excluded
+
+
+def _exclusion(index: int, source: Source, match: VocabMatch) -> str | None:
+    token, twin = match.target.tokens[index], match.base.tokens[source.embedding[0]]
+    for side, one, vocabulary in (("target", token, match.target), ("base", twin, match.base)):
+        if is_reserved(one):
+            return f"reserved ({side})"
+        if one.kind is Kind.SPECIAL or source.origin is not Origin.MATCHED:
+            return "special"
+        if not is_reachable(one, vocabulary):
+            return f"unreachable ({side})"
+    return None
+
+
+def _remap(inputs: Inputs, match: VocabMatch, target: Vocabulary, rows: int) -> IdRemap:
+    stops = [target.roles["eos"]] if "eos" in target.roles else []
+    own = read_config(inputs.target, "generation_config.json", optional=True).get("eos_token_id")
+    stops += [i for i in (own if isinstance(own, list) else [own]) if type(i) is int and i in target.tokens]
+    declared = {
+        size for level in text_levels(inputs.base_config) if isinstance(size := level.get("vocab_size"), int)
+    }
+    per_layer = inputs.layout.find(TensorRole.PER_LAYER)
+    old_sizes = declared | {inputs.layout.rows} | ({per_layer.rows} if per_layer else set())
+    return IdRemap(match.successors, target.roles, stops, rows, frozenset(old_sizes))
+
+
+def _untie(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[ConfigChange]]:
+    new = {
+        key: _untie(value)[0] if isinstance(value, Mapping) and "tie_word_embeddings" in value else value
+        for key, value in config.items()
+    }
+    new["tie_word_embeddings"] = False
+    old = config.get("tie_word_embeddings")
+    return new, [] if old is False else [ConfigChange("config.json", "tie_word_embeddings", old, False)]
+
+
+def _refuse_weak_overlap(plan: Plan) -> None:
+    rules = plan.recipe.anchors
+    if plan.inputs.donor_layout is None or not plan.wanted:
+        return
+    share = len(plan.match.sources) / len(plan.match.target)
+    if len(plan.anchors) < rules.minimum:
+        raise PolicyError(
+            f"{len(plan.anchors)} anchors: tokens that both vocabularies share and both models have learnt",
+            f"at least {rules.minimum} (anchors.minimum)",
+            "choose a method without a donor, such as pieces, or lower anchors.minimum",
+        )
+    if share < rules.min_coverage:
+        raise PolicyError(
+            f"{share:.1%} of the target's tokens are in the base",
+            f"at least {rules.min_coverage:.1%} (anchors.min_coverage)",
+            "choose a method without a donor, such as pieces, or lower anchors.min_coverage",
+        )
+
+
+def _note_config(plan: Plan) -> None:
+    nulled = [c.field for c in plan.config_changes if c.new is None and c.old is not None]
+    if nulled:
+        plan.notices.append(Notice("TS006", ", ".join(dict.fromkeys(nulled))))
+    declared = [level["vocab_size"] for level in text_levels(plan.inputs.base_config) if "vocab_size" in level]
+    if declared and plan.inputs.layout.rows not in declared:
+        plan.notices.append(Notice("TS007", f"{declared[0]} in the config, {plan.inputs.layout.rows} rows stored"))

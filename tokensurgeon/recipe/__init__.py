@@ -1,0 +1,1 @@
+"""What a run is: one frozen, validated object, read from YAML and dotted overrides."""

@@ -1,0 +1,166 @@
+"""YAML, then dotted overrides, then one frozen recipe; every error at once, with its path."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from tokensurgeon.errors import RecipeError
+from tokensurgeon.methods.params import AnyMethod
+from tokensurgeon.recipe.schema import Recipe
+
+_METHOD_MODELS = {model.model_fields["name"].default: model for model in get_args(get_args(AnyMethod)[0])}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is given twice, where YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file.
+
+    Args:
+        path: A YAML file.
+        overrides: ``dotted.key=value`` strings; values are YAML.
+
+    Returns:
+        The recipe with the overrides applied.
+
+    Raises:
+        RecipeError: The file cannot be read, or any key or value is wrong; all of them are listed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"{path}: {error}", "a recipe file", "`tokensurgeon recipes` lists the ones that come with the tool"
+        ) from error
+    return build_recipe(_parse(text, str(path)), overrides, str(path))
+
+
+def build_recipe(document: dict[str, Any], overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
+    """Validate a recipe document.
+
+    Args:
+        document: Keys and values as in a recipe file.
+        overrides: ``dotted.key=value`` strings; values are YAML.
+        where: Name for error messages.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        RecipeError: Any key or value is wrong; all of them are listed.
+    """
+    for override in overrides:
+        document = _apply(document, override)
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        details = [dict(detail) for detail in error.errors(include_url=False)]
+        lines = list(dict.fromkeys(_explain(d, document) for d in details if not _is_echo(d, document)))
+        raise RecipeError(
+            "\n".join([f"{where}: {len(lines)} error{'s' * (len(lines) > 1)}", *(f"  {line}" for line in lines)])
+        ) from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        document = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: {error}", "YAML") from error
+    if not isinstance(document, dict):
+        raise RecipeError(f"{where}: {type(document).__name__}", "a mapping with base, target and output")
+    return document
+
+
+def _apply(document: dict[str, Any], override: str) -> dict[str, Any]:
+    path, equals, raw = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set {override}", "dotted.key=value")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: {error}", "a YAML value") from error
+    return _replace(document, path.split("."), value)
+
+
+def _replace(level: Any, keys: list[str], value: Any) -> dict[str, Any]:  # noqa: ANN401
+    # A shorthand such as `method: omp` opens up when one of its fields is set.
+    if isinstance(level, str):
+        level = {"path": level} if keys[0] in ("path", "revision") else {"name": level}
+    level = dict(level or {})
+    level[keys[0]] = value if len(keys) == 1 else _replace(level.get(keys[0]), keys[1:], value)
+    return level
+
+
+def _explain(detail: dict[str, Any], document: dict[str, Any]) -> str:
+    path = [str(part) for part in detail["loc"] if not _is_tag(part, detail["loc"])]
+    where = ".".join(path)
+    if path[0] == "rows":
+        return f"rows: {_get(document, ['rows'])!r}; expected target, exact, a number, or multiple: N"
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: unknown key{_nearest(path)}"
+    if detail["type"] == "missing":
+        return f"{where}: missing"
+    if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return f"{where}.name: {_get(document, path)!r}; expected one of {', '.join(_METHOD_MODELS)}{_near_tag(detail)}"
+    return f"{where}: {detail['input']!r}; {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+
+
+def _is_echo(detail: dict[str, Any], document: dict[str, Any]) -> bool:
+    """Donor and target stand in for each other: report what is wrong with one of them once."""
+    return detail["loc"][0] == "donor" and "donor" not in document
+
+
+def _is_tag(part: Any, loc: tuple[Any, ...]) -> bool:  # noqa: ANN401
+    """Pydantic puts the union member's name into the path."""
+    position = loc.index(part)
+    return position == 1 and loc[0] in ("method", "fallback") and part in _METHOD_MODELS
+
+
+def _get(document: Any, path: list[str]) -> Any:  # noqa: ANN401
+    for key in path:
+        document = document.get(key) if isinstance(document, dict) else document
+    return document.get("name", document) if isinstance(document, dict) else document
+
+
+def _near_tag(detail: dict[str, Any]) -> str:
+    tag = str(detail.get("ctx", {}).get("tag", ""))
+    near = difflib.get_close_matches(tag, _METHOD_MODELS, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _nearest(path: list[str]) -> str:
+    model: type[BaseModel] | None = Recipe
+    names = list(Recipe.model_fields)
+    if len(path) > 1:
+        if path[0] in ("method", "fallback"):
+            names = [name for params in _METHOD_MODELS.values() for name in params.model_fields]
+        else:
+            annotation = Recipe.model_fields[path[0]].annotation if path[0] in Recipe.model_fields else None
+            model = next(
+                (
+                    part
+                    for part in (annotation, *get_args(annotation))
+                    if isinstance(part, type) and issubclass(part, BaseModel)
+                ),
+                None,
+            )
+            names = list(model.model_fields) if model else []
+    near = difflib.get_close_matches(path[-1], names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"

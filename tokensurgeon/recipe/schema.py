@@ -1,0 +1,128 @@
+"""The recipe. The only home of defaults; unknown keys are errors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from tokensurgeon.methods.params import AnyMethod, OmpParams, PiecesParams
+
+SCHEMA_VERSION = 1
+ROLE_NAMES = Literal["bos", "eos", "unk", "sep", "pad", "cls", "mask"]
+EXCLUSIONS = Literal["special", "reserved", "unreachable", "near_zero", "near_copy"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRef(_Part):
+    """A checkpoint or tokenizer: a local directory, or a hub id with a revision."""
+
+    path: str = Field(min_length=1)
+    revision: str | None = None
+
+
+def _as_ref(value: Any) -> Any:  # noqa: ANN401 - any YAML value
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _as_method(value: Any) -> Any:  # noqa: ANN401 - any YAML value
+    return {"name": value} if isinstance(value, str) else value
+
+
+Ref = Annotated[ModelRef, BeforeValidator(_as_ref)]
+Method = Annotated[AnyMethod, BeforeValidator(_as_method)]
+
+
+class AnchorRules(_Part):
+    """Which shared tokens rows are built from, and how special tokens are linked."""
+
+    exclude: tuple[EXCLUSIONS, ...] = Field(
+        ("special", "reserved", "unreachable", "near_zero", "near_copy"),
+        description="kinds of matched tokens that are no anchors; [] uses all",
+    )
+    map: dict[str, str] = Field(default_factory=dict, description="target token: base text, before all other rules")
+    roles: tuple[ROLE_NAMES, ...] = Field(
+        ("bos", "eos", "sep", "pad", "cls", "mask"), description="roles that link special tokens"
+    )
+    minimum: int = Field(256, ge=1, description="refuse with fewer anchors (methods that need them)")
+    min_coverage: float = Field(
+        0.02, ge=0, le=1, description="refuse when a smaller share of target tokens is matched"
+    )
+
+
+class RowMultiple(_Part):
+    """Rows rounded up to a multiple."""
+
+    multiple: int = Field(ge=1)
+
+
+class LayoutOverrides(_Part):
+    """Tensor names, where they do not tell what they are."""
+
+    embedding: str | None = None
+    lm_head: str | None = None
+
+
+class Runtime(_Part):
+    """How to compute; none of it changes what is computed, except the seed."""
+
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    batch_size: int = Field(512, ge=1, description="tokens solved at a time")
+    seed: int = Field(0, ge=0)
+
+
+class VerifyRules(_Part):
+    """What has to hold before the output appears."""
+
+    forward: bool = Field(True, description="load the output in a fresh process and run it")
+    allow_reader_mismatch: bool = Field(
+        False, description="keep an output that AutoTokenizer reads differently from the raw tokenizer"
+    )
+
+
+class ReportRules(_Part):
+    """What the report measures."""
+
+    texts: tuple[str, ...] = Field((), description="files to score in bits per byte, base against output")
+    max_bytes: int = Field(32768, ge=1, description="bytes of each text to score")
+
+
+class Recipe(_Part):
+    """One transplant.
+
+    ``donor`` defaults to ``target``: the directory of the target tokenizer usually holds the model that was
+    trained with it.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    base: Ref
+    target: Ref
+    donor: Ref
+    output: str = Field(min_length=1)
+    method: Method = OmpParams()
+    fallback: Method = Field(PiecesParams(), description="for tokens the method cannot serve")
+    anchors: AnchorRules = AnchorRules()
+    rows: Literal["target", "exact"] | RowMultiple | int = Field(
+        "target", description="rows of the output: the donor's, as few as possible, a multiple, or a number"
+    )
+    layout: LayoutOverrides = LayoutOverrides()
+    tie_policy: Literal["refuse", "keep-head", "drop-head"] = Field(
+        "refuse", description="for a base that is declared tied and stores another lm_head"
+    )
+    runtime: Runtime = Runtime()
+    verify: VerifyRules = VerifyRules()
+    report: ReportRules = ReportRules()
+    trust_remote_code: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_twins(cls, data: Any) -> Any:  # noqa: ANN401 - any YAML value
+        if isinstance(data, dict):
+            data = dict(data)
+            for key, twin in (("target", "donor"), ("donor", "target")):
+                if key not in data and twin in data:
+                    data[key] = data[twin]
+        return data

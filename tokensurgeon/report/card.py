@@ -1,0 +1,176 @@
+"""The model card, ``README.md`` of an output directory."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+
+from tokensurgeon.report.model import Report, TensorQuality
+from tokensurgeon.report.summary import (
+    change,
+    count,
+    decimal,
+    input_of,
+    percent,
+    recipe_yaml,
+    shape,
+    show_token,
+    source_of,
+    summary_sentence,
+)
+
+# An underscore inside a word is only an underscore.
+_MARKUP = re.compile(r"[&<>\[\]|`*\\$~#]|(?<![^\W_])_|_(?![^\W_])")
+
+_LOAD = """\
+## Load it
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+directory = "path/to/this/directory"
+model = AutoModelForCausalLM.from_pretrained(directory)
+tokenizer = AutoTokenizer.from_pretrained(directory)
+```
+
+Use the tokenizer of this directory; the one of the base model no longer fits the rows."""
+
+_LIMITS = """\
+## Adapters
+
+Adapters such as LoRA that leave the vocabulary alone attach as before, though they were trained on other
+token boundaries. Adapters that were saved with embeddings or lm_head of the base (`modules_to_save`,
+`trainable_token_indices`) no longer fit: their rows belong to the old vocabulary."""
+
+_VERIFY = """\
+## Check it again
+
+```
+tokensurgeon verify path/to/this/directory
+```
+
+Every number above is in `report.json`; `report.html` shows them with plots."""
+
+
+def render_card(report: Report) -> str:
+    """The text of ``README.md`` for an output directory.
+
+    Args:
+        report: A finished run.
+
+    Returns:
+        Markdown with YAML front matter.
+    """
+    title = (
+        f"# {_text(_short_name(report, 'base'))} with the tokenizer of {_text(_short_name(report, 'target'))}"
+    )
+    sections = [
+        _front_matter(report),
+        title,
+        _text(summary_sentence(report)),
+        _warnings(report),
+        _LOAD,
+        _numbers(report),
+        _scores(report),
+        _worst(report),
+        _LIMITS,
+        _VERIFY,
+        _recipe(report),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(report: Report) -> str:
+    head: dict[str, object] = {"library_name": "transformers"}
+    base = input_of(report, "base")
+    # The hub refuses a card whose base_model is a file path.
+    if base is not None and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", base.source):
+        head["base_model"] = base.source
+    head["tags"] = ["tokensurgeon", "tokenizer-transplantation"]
+    return f"---\n{yaml.safe_dump(head, sort_keys=False)}---"
+
+
+def _short_name(report: Report, role: str) -> str:
+    return source_of(report, role).rstrip("/").rpartition("/")[2] or source_of(report, role)
+
+
+def _warnings(report: Report) -> str:
+    if not report.warnings:
+        return ""
+    lines = [f"- **{_text(notice.code)}** {_text(notice.text)}" for notice in report.warnings]
+    return "\n".join(["## Before you use it", "", *lines])
+
+
+def _numbers(report: Report) -> str:
+    sizes = report.vocabulary
+    rows = [
+        ["tokens", count(sizes.base_tokens), count(sizes.target_tokens)],
+        ["rows", count(sizes.base_rows), count(sizes.rows)],
+        ["parameters", count(sizes.parameters_before), count(sizes.parameters_after)],
+        *(
+            [_code(tensor.name), shape(tensor.old_shape), shape(tensor.new_shape)]
+            for tensor in report.tensors
+        ),
+    ]
+    origins = [[_text(part.origin), count(part.tokens), percent(part.share)] for part in report.origins]
+    return "\n\n".join(
+        (
+            "## Numbers",
+            _table(["", "before", "after"], rows),
+            "Where the rows of the target's tokens came from:",
+            _table(["origin", "tokens", "share"], origins),
+        )
+    )
+
+
+def _scores(report: Report) -> str:
+    if not report.scores:
+        return ""
+    rows = [
+        [_code(score.text), f"{score.base:.3f}", f"{score.output:.3f}", change(score.base, score.output)]
+        for score in report.scores
+    ]
+    note = "Each model with its own tokenizer; lower is better."
+    return "\n\n".join(("## Bits per byte", note, _table(["text", "base", "this model", "change"], rows)))
+
+
+def _worst(report: Report) -> str:
+    parts = [_worst_of(tensor) for tensor in report.tensors if tensor.worst and tensor.equal_to is None]
+    return "\n\n".join(("## New rows to look at first", *parts)) if parts else ""
+
+
+def _worst_of(tensor: TensorQuality) -> str:
+    rows = [
+        [
+            str(row.id),
+            _code(row.token),
+            "" if row.residual is None else decimal(row.residual),
+            decimal(row.norm),
+            ", ".join(f"{_code(part.token)} {decimal(part.weight)}" for part in row.made_of[:4]),
+        ]
+        for row in tensor.worst[:8]
+    ]
+    table = _table(["id", "token", "residual", "norm", "made of"], rows, left=("token", "made of"))
+    return f"{_code(tensor.name)}\n\n{table}"
+
+
+def _recipe(report: Report) -> str:
+    text = recipe_yaml(report)
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"## Recipe\n\nMade by tokensurgeon {_text(report.tool_version)}.\n\n{fence}yaml\n{text}{fence}"
+
+
+def _table(heads: list[str], rows: list[list[str]], left: tuple[str, ...] = ()) -> str:
+    rule = [":--" if index == 0 or head in left else "--:" for index, head in enumerate(heads)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))
+
+
+def _text(text: str) -> str:
+    """One line of prose; character references, because Markdown never reads those as markup."""
+    return re.sub(_MARKUP, lambda found: f"&#{ord(found[0])};", show_token(text))
+
+
+def _code(text: str) -> str:
+    return f"<code>{_text(text)}</code>"

@@ -1,0 +1,239 @@
+"""A report in a few lines of plain text, and how numbers and tokens look in every form of it."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import yaml
+
+from tokensurgeon.report.model import InputModel, Report, TensorQuality, TextScore
+
+_MADE = "method: "
+_VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
+# Controls, invisible format marks (RTL overrides, joiners), surrogates, separators, unassigned.
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def show_token(text: str) -> str:
+    """Token text with everything invisible made visible, on one line.
+
+    Newline is ``⏎``, tab ``⇥``, a leading or trailing space ``␣``; other control and format characters
+    are written as escapes.
+
+    Args:
+        text: Any text; nothing in it is trusted.
+
+    Returns:
+        Never empty, and without control characters.
+    """
+    if not text:
+        return "∅"
+    inner = text.strip(" ")
+    lead = len(text) - len(text.lstrip(" "))
+    shown = "␣" * lead + "".join(map(_show_character, inner)) + "␣" * (len(text) - lead - len(inner))
+    # A mark that combines would sit on whatever stands in front of the token.
+    return "◌" + shown if unicodedata.category(shown[0]).startswith("M") else shown
+
+
+def _show_character(character: str) -> str:
+    if character in _VISIBLE:
+        return _VISIBLE[character]
+    category = unicodedata.category(character)
+    if category in _HIDDEN or (category == "Zs" and character != " "):
+        code = ord(character)
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return character
+
+
+def count(number: int) -> str:
+    """A whole number with thousands separators."""
+    return f"{number:,}"
+
+
+def decimal(number: float) -> str:
+    """A measured value to four significant digits."""
+    return f"{number:.4g}"
+
+
+def percent(share: float) -> str:
+    """A share of 0 to 1; only exactly nothing is 0 % and only exactly everything is 100 %."""
+    if 0 < share < 0.0005:
+        return "<0.1 %"
+    if 0.9995 <= share < 1:
+        return ">99.9 %"
+    return f"{100 * share:.1f} %"
+
+
+def change(before: float, after: float) -> str:
+    """Relative change with its sign."""
+    return f"{100 * (after / before - 1):+z.1f} %" if before else "n/a"
+
+
+def shape(sizes: list[int]) -> str:
+    """A tensor shape, such as ``49,152 × 576``."""
+    return " × ".join(map(count, sizes))
+
+
+def input_of(report: Report, role: str) -> InputModel | None:
+    """The input with this role, if the run had one."""
+    return next((model for model in report.inputs if model.role == role), None)
+
+
+def source_of(report: Report, role: str) -> str:
+    """Path or hub id of an input, on one line; a question mark if the run had none."""
+    model = input_of(report, role)
+    return show_token(model.source) if model else "?"
+
+
+def made_by(report: Report) -> dict[str, int]:
+    """Tokens made by each method, in the order of the report."""
+    return {
+        part.origin.removeprefix(_MADE): part.tokens
+        for part in report.origins
+        if part.origin.startswith(_MADE)
+    }
+
+
+def main_tensor(report: Report) -> TensorQuality | None:
+    """The input embedding, which speaks for the run where one number must."""
+    return next((tensor for tensor in report.tensors if tensor.role == "embedding"), None)
+
+
+def overall_bits(scores: list[TextScore]) -> tuple[float, float]:
+    """Bits per byte over all texts together, base and output; every byte counts the same."""
+    size = sum(score.bytes for score in scores)
+    base = sum(score.base * score.bytes for score in scores) / size
+    return base, sum(score.output * score.bytes for score in scores) / size
+
+
+def recipe_yaml(report: Report) -> str:
+    """The recipe as run."""
+    return yaml.safe_dump(report.model_dump(mode="json")["recipe"], sort_keys=False)
+
+
+def summary_sentence(report: Report) -> str:
+    """What was done and what it cost, in up to three sentences.
+
+    Args:
+        report: A finished run.
+
+    Returns:
+        Plain text on one line.
+    """
+    base, target = source_of(report, "base"), source_of(report, "target")
+    sentences = [f"{base} now speaks the tokenizer of {target}{_rows_clause(report)}."]
+    if report.scores:
+        sentences.append(_scores_sentence(report.scores))
+    sentences.append(checks_sentence(report))
+    return " ".join(sentences)
+
+
+def _rows_clause(report: Report) -> str:
+    tensor = main_tensor(report)
+    if tensor is None:
+        return ""
+    total = count(report.vocabulary.target_tokens)
+    clause = f": {count(tensor.copied)} of {total} tokens have a base row, copied byte for byte"
+    if tensor.made:
+        clause += f"; {count(tensor.made)} rows were made by {_names(report, ' and ')}"
+    return clause
+
+
+def _names(report: Report, separator: str = ", ") -> str:
+    return separator.join(map(show_token, made_by(report))) or "no method"
+
+
+def _scores_sentence(scores: list[TextScore]) -> str:
+    base, output = overall_bits(scores)
+    needs = f"The output needs {output:.3f} bits per byte where the base needs {base:.3f}"
+    sentence = f"{needs} ({change(base, output)})"
+    if len(scores) > 1:
+        worst = max(scores, key=lambda score: score.output / score.base if score.base else 0.0)
+        sentence += f"; worst on {show_token(worst.text)} ({change(worst.base, worst.output)})"
+    return sentence + "."
+
+
+def checks_sentence(report: Report) -> str:
+    """Whether verification passed, in one sentence; a run without checks has not passed."""
+    failed = sum(not check.passed for check in report.checks)
+    if not report.checks:
+        return "It was not verified."
+    if failed:
+        return f"Verification FAILED: {failed} of {len(report.checks)} checks."
+    return f"Verification passed: {len(report.checks)} of {len(report.checks)} checks."
+
+
+def summary_rows(report: Report) -> list[tuple[str, str]]:
+    """The lines printed at the end of a run, each a label and a value.
+
+    Args:
+        report: A finished run.
+
+    Returns:
+        Label and value, in the order to print.
+    """
+    passed = sum(check.passed for check in report.checks)
+    codes = ", ".join(dict.fromkeys(notice.code for notice in report.warnings))
+    return [
+        *_input_rows(report),
+        ("method", _names(report)),
+        *_vocabulary_rows(report),
+        *(
+            row
+            for tensor in report.tensors
+            if tensor.equal_to is None
+            for row in _tensor_rows(report, tensor)
+        ),
+        *(_score_row(score) for score in report.scores),
+        ("checks", f"{passed} of {len(report.checks)} passed"),
+        ("warnings", f"{len(report.warnings)} ({codes})" if codes else "0"),
+    ]
+
+
+def _input_rows(report: Report) -> list[tuple[str, str]]:
+    return [
+        (model.role, show_token(model.source) + (f" @ {model.revision}" if model.revision else ""))
+        for model in report.inputs
+        if model.role != "donor" or model.source != source_of(report, "target")
+    ]
+
+
+def _vocabulary_rows(report: Report) -> list[tuple[str, str]]:
+    sizes, matching = report.vocabulary, report.matching
+    missing = ", ".join(f"{show_token(name)} {count(tokens)}" for name, tokens in made_by(report).items())
+    rows = [
+        (
+            "rows",
+            f"{count(sizes.base_rows)} -> {count(sizes.rows)}"
+            f" ({count(sizes.holes)} without a token, {count(sizes.padding)} padding)",
+        ),
+        ("byte-equal matches", f"{count(matching.byte_equal)} of {count(sizes.target_tokens)}"),
+        ("false matches", count(matching.false_matches)),
+        ("missing tokens", count(matching.missing) + (f" ({missing})" if missing else "")),
+    ]
+    if report.anchors is not None:
+        excluded = sum(part.tokens for part in report.anchors.excluded)
+        rows.append(("anchors", f"{count(report.anchors.count)} used, {count(excluded)} left out"))
+    return rows
+
+
+def _tensor_rows(report: Report, tensor: TensorQuality) -> list[tuple[str, str]]:
+    alone = sum(other.role == tensor.role for other in report.tensors) == 1
+    name = tensor.role if alone else tensor.name
+    rows = []
+    if tensor.residuals is not None:
+        part = tensor.residuals
+        rows.append((f"residual, {name}", f"median {decimal(part.median)}, 99 % {decimal(part.q99)}"))
+    norms = [
+        f"{label} {decimal(part.median)}"
+        for label, part in (("kept", tensor.kept_norms), ("new", tensor.new_norms))
+        if part is not None
+    ]
+    if norms:
+        rows.append((f"median norm, {name}", ", ".join(norms)))
+    return rows
+
+
+def _score_row(score: TextScore) -> tuple[str, str]:
+    value = f"{score.base:.3f} -> {score.output:.3f} ({change(score.base, score.output)})"
+    return f"bits per byte, {show_token(score.text)}", value

@@ -1,0 +1,329 @@
+"""New contents of every vocabulary tensor: rows copied, rows made, rows without a token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tokensurgeon.checkpoint.expectation import MADE, PADDING, token_rows
+from tokensurgeon.checkpoint.layout import TensorRole, VocabTensor
+from tokensurgeon.checkpoint.reader import map_tensor
+from tokensurgeon.console import progress
+from tokensurgeon.errors import InputError, PolicyError, ResourceError
+from tokensurgeon.methods.learnt import near_copies, near_zero_rows
+from tokensurgeon.methods.base import InitMethod, InitRows, MethodContext, Side
+from tokensurgeon.methods.params import PiecesParams
+from tokensurgeon.methods.registry import find_method
+from tokensurgeon.plan import Plan
+
+
+@dataclass(frozen=True)
+class MadeRows:
+    """Rows that methods made for one tensor, in the order of ``ids``.
+
+    Attributes:
+        ids: Target ids, ascending.
+        methods: For each id the method that made its row; ``map`` where the user spelt it out.
+        rows: ``(B, d)`` float32.
+        sources: ``(B, k)`` int64 base ids that were combined, -1 where there are fewer.
+        coefs: ``(B, k)`` float32 coefficients.
+        residual: ``(B,)`` float32, NaN where the method has none.
+    """
+
+    ids: list[int]
+    methods: list[str]
+    rows: Tensor
+    sources: Tensor
+    coefs: Tensor
+    residual: Tensor
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """One vocabulary tensor of the output.
+
+    Attributes:
+        tensor: Its counterpart in the base.
+        data: Contents, in the base's dtype and the new shape.
+        source: For every row the base row it is a copy of, ``MADE`` or ``PADDING``.
+        made: Rows that methods made; None for a bias and for copies of another tensor.
+        equal_to: The tensor it is a copy of, before and after.
+        excluded: Target ids that their rows ruled out as anchors, by reason.
+        anchors: Number of anchors used.
+        note: What else to know.
+    """
+
+    tensor: VocabTensor
+    data: Tensor
+    source: list[int]
+    made: MadeRows | None = None
+    equal_to: str | None = None
+    excluded: dict[str, list[int]] = field(default_factory=dict)
+    anchors: int = 0
+    note: str = ""
+
+
+def operate(plan: Plan) -> list[NewTensor]:
+    """Make the new contents of all vocabulary tensors.
+
+    Args:
+        plan: What to do.
+
+    Returns:
+        One entry for each tensor of the plan's layout, in its order.
+
+    Raises:
+        InputError: A row that would be used is not finite, or a method made one that is not.
+        PolicyError: The base is declared tied and stores another lm_head; too few anchors are left.
+        ResourceError: The device is out of memory.
+    """
+    done: list[NewTensor] = []
+    for tensor in plan.inputs.layout.tensors:
+        twin = _find_twin(plan, tensor, done)
+        if twin is not None:
+            done.append(NewTensor(tensor, twin.data, twin.source, equal_to=twin.tensor.name))
+        elif tensor.role is not TensorRole.BIAS:
+            try:
+                done.append(_make_rows(plan, tensor))
+            except torch.OutOfMemoryError as error:
+                raise ResourceError(
+                    f"{tensor.name}: {error}", "enough memory for one batch", "lower runtime.batch_size"
+                ) from error
+    by_name = {new.tensor.name: new for new in done}
+    head = by_name[plan.inputs.layout.head.name]
+    for tensor in plan.inputs.layout.tensors:
+        if tensor.role is TensorRole.BIAS:
+            by_name[tensor.name] = _make_bias(plan, tensor, head)
+    return [by_name[tensor.name] for tensor in plan.inputs.layout.tensors]
+
+
+def _find_twin(plan: Plan, tensor: VocabTensor, done: list[NewTensor]) -> NewTensor | None:
+    """An earlier tensor with the same contents; such copies stay copies."""
+    declared_tied = plan.inputs.base_config.get("tie_word_embeddings") is True
+    for earlier in done:
+        old, other = earlier.tensor.ref, tensor.ref
+        if earlier.equal_to or (old.dtype, old.shape) != (other.dtype, other.shape):
+            continue
+        if torch.equal(map_tensor(old), map_tensor(other)):
+            return earlier
+        if declared_tied and tensor.role is TensorRole.HEAD and earlier.tensor.role is TensorRole.EMBEDDING:
+            if plan.recipe.tie_policy == "drop-head":
+                return earlier
+            if plan.recipe.tie_policy == "refuse":
+                raise PolicyError(
+                    f"config.json says tie_word_embeddings, and the stored {tensor.name} differs from {old.name}",
+                    "a decision",
+                    "set tie_policy: keep-head (unties the output) or drop-head (loses the stored lm_head)",
+                )
+    return None
+
+
+def _sources(plan: Plan, tensor: VocabTensor) -> list[int]:
+    """Where each row of the output comes from."""
+    match = plan.match
+    if match.is_identity and plan.rows == tensor.rows:
+        return list(range(plan.rows))
+    source = [PADDING] * plan.rows
+    wanted = set(plan.wanted)
+    for index in match.target.tokens:
+        origin = match.sources.get(index)
+        if index in wanted or origin is None:
+            source[index] = MADE
+        else:
+            # One token that is both BOS and EOS is read as the one and written as the other.
+            reads = tensor.role in (TensorRole.EMBEDDING, TensorRole.PER_LAYER) and not plan.inputs.layout.tied
+            source[index] = (origin.embedding if reads else origin.head)[0]
+    return source
+
+
+def _make_rows(plan: Plan, tensor: VocabTensor) -> NewTensor:
+    base_rows = map_tensor(tensor.ref)
+    source = _sources(plan, tensor)
+    data = torch.empty(plan.new_shape(tensor), dtype=base_rows.dtype)
+    copied = torch.tensor([row for row, origin in enumerate(source) if origin >= 0], dtype=torch.int64)
+    origins = torch.tensor([origin for origin in source if origin >= 0], dtype=torch.int64)
+    for ids, sources in zip(copied.split(8192), origins.split(8192), strict=True):
+        part = base_rows[sources]
+        _refuse_infinite(part, sources, plan, tensor)
+        data[ids] = part
+    ids = [row for row, origin in enumerate(source) if origin == MADE]
+    made, excluded, anchors = None, {}, 0
+    base_ids = torch.tensor([i for i in plan.match.base.tokens if i < tensor.rows], dtype=torch.int64)
+    if ids:
+        made, excluded, anchors = _make_missing(plan, tensor, base_rows, base_ids, ids)
+        data[torch.tensor(ids)] = made.rows.to(data.dtype)
+    padding = torch.tensor([row for row, origin in enumerate(source) if origin == PADDING], dtype=torch.int64)
+    if len(padding):
+        # The mean row's logit is the mean logit: never the largest. A zero row's logit is 0, which may be.
+        data[padding] = base_rows[base_ids].float().mean(dim=0).to(data.dtype)
+    return NewTensor(tensor, data, source, made, excluded=excluded, anchors=anchors)
+
+
+def _refuse_infinite(rows: Tensor, ids: Tensor, plan: Plan, tensor: VocabTensor) -> None:
+    bad = (~torch.isfinite(rows).all(dim=1)).nonzero()[:, 0]
+    if len(bad):
+        token = plan.match.base.tokens.get(int(ids[bad[0]]))
+        raise InputError(
+            f"{tensor.ref.path}: {tensor.name}[{int(ids[bad[0]])}] ({token.text if token else 'padding'!r}) "
+            f"and {len(bad) - 1} more rows are not finite",
+            "finite rows",
+            "repair the base first",
+        )
+
+
+def _make_missing(
+    plan: Plan, tensor: VocabTensor, base_rows: Tensor, base_ids: Tensor, ids: list[int]
+) -> tuple[MadeRows, dict[str, list[int]], int]:
+    donor_rows = _donor_rows(plan, tensor)
+    anchors, excluded = _choose_anchors(plan, base_rows, donor_rows)
+    generator = torch.Generator().manual_seed(plan.recipe.runtime.seed)
+    spelling = dict(zip(plan.wanted, plan.pieces, strict=True))
+    parts: list[tuple[str, list[int], InitRows]] = []
+    with progress(f"{plan.method.name}: {tensor.name}", len(ids)) as advance:
+        for label, method, group in _groups(plan, donor_rows, ids):
+            context = MethodContext(
+                side=_side(plan, tensor),
+                base_rows=base_rows,
+                base_ids=base_ids,
+                pieces=[spelling[index].ids for index in group],
+                donor_rows=donor_rows,
+                wanted=torch.tensor(group, dtype=torch.int64),
+                anchor_targets=torch.tensor(list(anchors), dtype=torch.int64),
+                anchor_bases=torch.tensor(list(anchors.values()), dtype=torch.int64),
+                generator=generator,
+                device=_device(plan),
+                batch_size=plan.recipe.runtime.batch_size,
+                advance=advance,
+            )
+            parts.append((label, group, method(context)))
+    made = _gather(ids, parts, base_rows.shape[1])
+    bad = (~torch.isfinite(made.rows.to(base_rows.dtype)).all(dim=1)).nonzero()[:, 0].tolist()
+    if bad:
+        names = [plan.match.target.tokens[ids[row]].text for row in bad[:3]]
+        raise InputError(
+            f"{tensor.name}: {len(bad)} made rows are not finite in {tensor.ref.dtype}, such as those of {names}",
+            "finite rows",
+            "try another method, or a smaller k",
+        )
+    return made, excluded, len(anchors)
+
+
+def _donor_rows(plan: Plan, tensor: VocabTensor) -> Tensor | None:
+    """The donor's counterpart of a base tensor; a tied donor has its embedding for both ends."""
+    layout = plan.inputs.donor_layout
+    if layout is None:
+        return None
+    twin = layout.head if tensor.role is TensorRole.HEAD else layout.find(tensor.role) or layout.embedding
+    return map_tensor(twin.ref)
+
+
+def _choose_anchors(
+    plan: Plan, base_rows: Tensor, donor_rows: Tensor | None
+) -> tuple[dict[int, int], dict[str, list[int]]]:
+    """Drop anchors whose rows show that one of the models never learnt them."""
+    if donor_rows is None:
+        return {}, {}
+    targets = torch.tensor(list(plan.anchors), dtype=torch.int64)
+    bases = torch.tensor(list(plan.anchors.values()), dtype=torch.int64)
+    rules = set(plan.recipe.anchors.exclude)
+    excluded: dict[str, list[int]] = {}
+    keep = torch.ones(len(targets), dtype=torch.bool)
+    for side, rows in (("target", donor_rows[targets].float()), ("base", base_rows[bases].float())):
+        for rule, find in (("near_zero", near_zero_rows), ("near_copy", near_copies)):
+            if rule in rules and len(rows):
+                found = find(rows) & keep
+                keep &= ~found
+                if found.any():
+                    excluded[f"{rule} ({side})"] = targets[found].tolist()
+    if int(keep.sum()) < plan.recipe.anchors.minimum:
+        raise PolicyError(
+            f"{int(keep.sum())} anchors are left after near-zero and repeated rows are excluded",
+            f"at least {plan.recipe.anchors.minimum} (anchors.minimum)",
+            "choose a method without a donor, such as pieces, or change anchors.exclude",
+        )
+    return dict(zip(targets[keep].tolist(), bases[keep].tolist(), strict=True)), excluded
+
+
+def _groups(
+    plan: Plan, donor_rows: Tensor | None, ids: list[int]
+) -> Iterator[tuple[str, InitMethod, list[int]]]:
+    """Who makes which row: the user's own spelling, the method, or the fallback."""
+    mapped = {index for index in ids if index in plan.match.sources}
+    unserved = set(plan.unserved) - mapped
+    if donor_rows is not None:
+        served = torch.tensor([i for i in ids if i not in mapped and i not in unserved], dtype=torch.int64)
+        rows = donor_rows[served].float()
+        if not torch.isfinite(rows).all():
+            bad = served[~torch.isfinite(rows).all(dim=1)]
+            raise InputError(
+                f"{len(bad)} donor rows are not finite, such as that of token {int(bad[0])}",
+                "finite rows",
+                "repair the donor, or choose a method without one",
+            )
+        # A donor that never learnt a token has nothing to say about it.
+        unserved |= set(served[near_zero_rows(rows) | near_copies(rows)].tolist())
+    recipe = plan.recipe
+    spell = recipe.method if isinstance(recipe.method, PiecesParams) else PiecesParams()
+    for label, params, group in (
+        ("map", spell, [i for i in ids if i in mapped]),
+        (recipe.method.name, recipe.method, [i for i in ids if i not in mapped and i not in unserved]),
+        (recipe.fallback.name, recipe.fallback, [i for i in ids if i in unserved]),
+    ):
+        if group:
+            yield label, find_method(params.name).build(params), group
+
+
+def _side(plan: Plan, tensor: VocabTensor) -> Side:
+    if tensor.role is TensorRole.HEAD:
+        return "lm_head"
+    return "tied" if plan.inputs.layout.tied and tensor.role is TensorRole.EMBEDDING else "embedding"
+
+
+def _device(plan: Plan) -> torch.device:
+    name = plan.recipe.runtime.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _gather(ids: list[int], parts: list[tuple[str, list[int], InitRows]], width: int) -> MadeRows:
+    """Put the rows of several methods into one table, in id order."""
+    place = {index: row for row, index in enumerate(ids)}
+    longest = max([1, *(part.sources.shape[1] for _, _, part in parts if part.sources is not None)])
+    rows = torch.empty((len(ids), width))
+    sources = torch.full((len(ids), longest), -1, dtype=torch.int64)
+    coefs = torch.zeros((len(ids), longest))
+    residual = torch.full((len(ids),), torch.nan)
+    methods = [""] * len(ids)
+    for label, group, part in parts:
+        at = torch.tensor([place[index] for index in group])
+        rows[at] = part.rows.cpu()
+        if part.sources is not None and part.coefs is not None:
+            sources[at, : part.sources.shape[1]] = part.sources.cpu()
+            coefs[at, : part.coefs.shape[1]] = part.coefs.cpu()
+        if part.residual is not None:
+            residual[at] = part.residual.cpu()
+        for index in group:
+            methods[place[index]] = label
+    return MadeRows(ids, methods, rows, sources, coefs, residual)
+
+
+def _make_bias(plan: Plan, tensor: VocabTensor, head: NewTensor) -> NewTensor:
+    """Fill a bias with the coefficients of the lm_head rows, or its mean where there are none."""
+    stored = map_tensor(tensor.ref)
+    old = token_rows(stored, tensor.axis).float()
+    source = head.source
+    new = old.mean(dim=0).expand(plan.rows, -1).clone()
+    copied = torch.tensor([row for row, origin in enumerate(source) if origin >= 0], dtype=torch.int64)
+    new[copied] = old[torch.tensor([origin for origin in source if origin >= 0], dtype=torch.int64)]
+    made = head.made
+    if made is not None:
+        combined = (made.sources >= 0).any(dim=1)
+        values = (made.coefs[:, :, None] * old[made.sources.clamp(min=0)]).sum(dim=1)
+        new[torch.tensor(made.ids)[combined]] = values[combined]
+    data = new.T.reshape(plan.new_shape(tensor)) if tensor.axis else new.reshape(plan.new_shape(tensor))
+    note = "new entries: the coefficients of the lm_head rows, else the mean bias"
+    return NewTensor(tensor, data.to(stored.dtype).contiguous(), source, note=note)
