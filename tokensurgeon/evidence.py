@@ -13,7 +13,7 @@ from torch import Tensor
 from tokensurgeon import __version__
 from tokensurgeon.checkpoint.expectation import MADE, PADDING, hash_file, token_rows
 from tokensurgeon.checkpoint.index import CheckpointIndex
-from tokensurgeon.checkpoint.verify import Verification
+from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.notices import Notice
 from tokensurgeon.plan import Plan
 from tokensurgeon.report import model as r
@@ -223,7 +223,11 @@ def _worst(plan: Plan, made: MadeRows, norms: Tensor, kept: Tensor) -> list[r.To
     for row in order:
         weights = made.coefs[row].tolist()
         ingredients = sorted(
-            ((weight, index) for weight, index in zip(weights, made.sources[row].tolist(), strict=True) if index >= 0),
+            (
+                (weight, index)
+                for weight, index in zip(weights, made.sources[row].tolist(), strict=True)
+                if index >= 0
+            ),
             key=lambda pair: (-abs(pair[0]), pair[1]),
         )
         residual = float(made.residual[row])
@@ -248,6 +252,9 @@ def quantiles(values: Tensor) -> r.Quantiles | None:
 
     Args:
         values: ``(n,)`` float32, finite.
+
+    Returns:
+        Quantiles and a histogram, or None.
     """
     if not len(values):
         return None
@@ -304,7 +311,14 @@ def _files(plan: Plan) -> dict[str, str]:
     }
     files |= {shard.path.name: "rebuilt" for shard in plan.inputs.base_index.shards}
     files |= dict.fromkeys(
-        ("config.json", "generation_config.json", "README.md", "report.json", "report.html", "provenance.json"),
+        (
+            "config.json",
+            "generation_config.json",
+            "README.md",
+            "report.json",
+            "report.html",
+            "provenance.json",
+        ),
         "rebuilt",
     )
     return dict(sorted(files.items()))
@@ -325,10 +339,14 @@ def _notices(plan: Plan, main: NewTensor, traits: r.TokenizerTraits) -> Iterable
     if lost:
         yield Notice("TS005", f"{', '.join(lost)}: rows made by {plan.method.name}")
     if _case_folding(match.target) != _case_folding(match.base):
-        yield Notice("TS008", f"{traits.normalizer_base} in the base, {traits.normalizer_target} in the target")
+        yield Notice(
+            "TS008", f"{traits.normalizer_base} in the base, {traits.normalizer_target} in the target"
+        )
     if "bos" in match.base.roles and "bos" not in match.target.roles:
         yield Notice("TS009", "texts now start without the token that the base's attention rests on")
-    inexact = [match.target.tokens[i].text for i, p in zip(plan.wanted, plan.pieces, strict=True) if not p.exact]
+    inexact = [
+        match.target.tokens[i].text for i, p in zip(plan.wanted, plan.pieces, strict=True) if not p.exact
+    ]
     if inexact:
         yield Notice("TS013", f"{len(inexact)} tokens, such as {inexact[:3]}")
     if "tokenizer.json" in plan.copied_files and "tekken.json" in plan.copied_files:

@@ -20,7 +20,8 @@ from tokensurgeon.checkpoint.expectation import (
 )
 from tokensurgeon.checkpoint.reader import map_tensor
 from tokensurgeon.checkpoint.sidefiles import is_tokenizer_file
-from tokensurgeon.checkpoint.verify import Verification, verify_checkpoint
+from tokensurgeon.checkpoint.subject import Verification
+from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.checkpoint.writer import free_bytes, refuse_existing, staged_directory, write_weights
 from tokensurgeon.console import logger, progress
 from tokensurgeon.errors import InputError, ResourceError, VerificationError

@@ -15,11 +15,10 @@ from tokensurgeon.checkpoint.configs import (
     rewrite_generation_config,
     text_levels,
 )
-from tokensurgeon.checkpoint.index import CheckpointIndex, find_weights, read_index
-from tokensurgeon.checkpoint.layout import Layout, TensorRole, VocabTensor, find_layout, is_vocab_name
+from tokensurgeon.checkpoint.layout import TensorRole, VocabTensor
 from tokensurgeon.checkpoint.sidefiles import carried_files, tokenizer_files
-from tokensurgeon.checkpoint.source import resolve_checkpoint
 from tokensurgeon.errors import InputError, PolicyError, RecipeError
+from tokensurgeon.inputs import Inputs, read_inputs
 from tokensurgeon.methods.registry import MethodInfo, find_method
 from tokensurgeon.notices import Notice
 from tokensurgeon.recipe.schema import Recipe, RowMultiple
@@ -28,29 +27,6 @@ from tokensurgeon.vocab.match import VocabMatch, match_vocabularies
 from tokensurgeon.vocab.special import Origin, Source
 from tokensurgeon.vocab.usable import is_reachable, is_reserved
 from tokensurgeon.vocab.vocabulary import Kind, Vocabulary, load_vocabulary
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The three directories of a run and what their headers say.
-
-    Attributes:
-        base: The model that is kept.
-        target: The tokenizer the output will speak.
-        donor: The model trained with it, or None when the method needs none.
-        base_config: ``config.json`` of the base.
-        base_index: Its tensors.
-        layout: Its vocabulary tensors.
-        donor_layout: Vocabulary tensors of the donor, or None.
-    """
-
-    base: Path
-    target: Path
-    donor: Path | None
-    base_config: dict[str, Any] = field(repr=False)
-    base_index: CheckpointIndex = field(repr=False)
-    layout: Layout
-    donor_layout: Layout | None
 
 
 @dataclass(frozen=True)
@@ -150,7 +126,7 @@ def make_plan(recipe: Recipe) -> Plan:
     Raises:
         TokensurgeonError: Anything that would make the run fail or be refused.
     """
-    inputs = _read_inputs(recipe)
+    inputs = read_inputs(recipe)
     target, base = load_vocabulary(inputs.target), load_vocabulary(inputs.base)
     if inputs.donor is not None and inputs.donor.resolve() != inputs.target.resolve():
         _refuse_other_tokenizer(target, load_vocabulary(inputs.donor))
@@ -194,53 +170,6 @@ def make_plan(recipe: Recipe) -> Plan:
     return plan
 
 
-def _read_inputs(recipe: Recipe) -> Inputs:
-    needs_donor = "donor" in find_method(recipe.method.name).needs
-    base = resolve_checkpoint(recipe.base.path, recipe.base.revision, "all")
-    target = resolve_checkpoint(
-        recipe.target.path,
-        recipe.target.revision,
-        "vocabulary" if needs_donor and recipe.donor == recipe.target else "none",
-    )
-    donor = None
-    if needs_donor:
-        donor = resolve_checkpoint(recipe.donor.path, recipe.donor.revision, "vocabulary")
-    _refuse_overlapping_paths(Path(recipe.output), [base, target, *([donor] if donor else [])])
-    for directory in {base, target, *([donor] if donor else [])}:
-        if not recipe.trust_remote_code:
-            _refuse_remote_code(directory)
-    base_config = read_config(base)
-    base_index = read_index(base)
-    overrides = {key: name for key, name in recipe.layout.model_dump().items() if name is not None}
-    layout = find_layout(base_index, base_config, overrides)
-    donor_layout = None
-    if donor is not None:
-        names, index = find_weights(donor)
-        if index is not None:
-            names = sorted({file for name, file in index["weight_map"].items() if is_vocab_name(name)})
-        donor_layout = find_layout(read_index(donor, names), read_config(donor))
-    return Inputs(base, target, donor, base_config, base_index, layout, donor_layout)
-
-
-def _refuse_overlapping_paths(output: Path, sources: list[Path]) -> None:
-    place = output.expanduser().resolve()
-    for source in sources:
-        origin = source.resolve()
-        if place == origin or origin in place.parents or place in origin.parents:
-            relation = "is" if place == origin else "is inside" if origin in place.parents else "contains"
-            raise PolicyError(f"output {output} {relation} the input {source}", "an output apart from all inputs")
-
-
-def _refuse_remote_code(directory: Path) -> None:
-    for name in ("config.json", "tokenizer_config.json"):
-        if "auto_map" in read_config(directory, name, optional=True):
-            raise PolicyError(
-                f"{directory / name}: auto_map asks to run code that comes with the model",
-                "a model that the installed transformers knows",
-                "read the code, then set trust_remote_code: true (--trust-remote-code)",
-            )
-
-
 def _refuse_other_tokenizer(target: Vocabulary, donor: Vocabulary) -> None:
     for index, token in target.tokens.items():
         other = donor.tokens.get(index)
@@ -270,9 +199,7 @@ def _choose_rows(recipe: Recipe, inputs: Inputs, target: Vocabulary) -> int:
         return -(-bound // policy.multiple) * policy.multiple
     if isinstance(policy, int):
         if policy < bound:
-            raise RecipeError(
-                f"rows: {policy}", f"at least {bound}, one more than the target's highest id"
-            )
+            raise RecipeError(f"rows: {policy}", f"at least {bound}, one more than the target's highest id")
         return policy
     if policy == "exact":
         return bound
@@ -288,9 +215,7 @@ def _target_rows(inputs: Inputs) -> int:
     return max(sizes, default=0)
 
 
-def _unserved(
-    wanted: list[int], match: VocabMatch, inputs: Inputs, notices: list[Notice]
-) -> list[int]:
+def _unserved(wanted: list[int], match: VocabMatch, inputs: Inputs, notices: list[Notice]) -> list[int]:
     """Wanted ids that the donor has no row for, and those that the user spelt out in base tokens."""
     spelt = {index for index in wanted if index in match.sources}
     if inputs.donor_layout is None:
@@ -387,6 +312,10 @@ def _note_config(plan: Plan) -> None:
     nulled = [c.field for c in plan.config_changes if c.new is None and c.old is not None]
     if nulled:
         plan.notices.append(Notice("TS006", ", ".join(dict.fromkeys(nulled))))
-    declared = [level["vocab_size"] for level in text_levels(plan.inputs.base_config) if "vocab_size" in level]
+    declared = [
+        level["vocab_size"] for level in text_levels(plan.inputs.base_config) if "vocab_size" in level
+    ]
     if declared and plan.inputs.layout.rows not in declared:
-        plan.notices.append(Notice("TS007", f"{declared[0]} in the config, {plan.inputs.layout.rows} rows stored"))
+        plan.notices.append(
+            Notice("TS007", f"{declared[0]} in the config, {plan.inputs.layout.rows} rows stored")
+        )

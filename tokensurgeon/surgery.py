@@ -13,8 +13,8 @@ from tokensurgeon.checkpoint.layout import TensorRole, VocabTensor
 from tokensurgeon.checkpoint.reader import map_tensor
 from tokensurgeon.console import progress
 from tokensurgeon.errors import InputError, PolicyError, ResourceError
-from tokensurgeon.methods.learnt import near_copies, near_zero_rows
 from tokensurgeon.methods.base import InitMethod, InitRows, MethodContext, Side
+from tokensurgeon.methods.learnt import near_copies, near_zero_rows
 from tokensurgeon.methods.params import PiecesParams
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.plan import Plan
@@ -114,7 +114,7 @@ def _find_twin(plan: Plan, tensor: VocabTensor, done: list[NewTensor]) -> NewTen
                 return earlier
             if plan.recipe.tie_policy == "refuse":
                 raise PolicyError(
-                    f"config.json says tie_word_embeddings, and the stored {tensor.name} differs from {old.name}",
+                    f"config.json says tie_word_embeddings, but {tensor.name} differs from {old.name}",
                     "a decision",
                     "set tie_policy: keep-head (unties the output) or drop-head (loses the stored lm_head)",
                 )
@@ -134,7 +134,9 @@ def _sources(plan: Plan, tensor: VocabTensor) -> list[int]:
             source[index] = MADE
         else:
             # One token that is both BOS and EOS is read as the one and written as the other.
-            reads = tensor.role in (TensorRole.EMBEDDING, TensorRole.PER_LAYER) and not plan.inputs.layout.tied
+            reads = (
+                tensor.role in (TensorRole.EMBEDDING, TensorRole.PER_LAYER) and not plan.inputs.layout.tied
+            )
             source[index] = (origin.embedding if reads else origin.head)[0]
     return source
 
@@ -150,7 +152,9 @@ def _make_rows(plan: Plan, tensor: VocabTensor) -> NewTensor:
         _refuse_infinite(part, sources, plan, tensor)
         data[ids] = part
     ids = [row for row, origin in enumerate(source) if origin == MADE]
-    made, excluded, anchors = None, {}, 0
+    made: MadeRows | None = None
+    excluded: dict[str, list[int]] = {}
+    anchors = 0
     base_ids = torch.tensor([i for i in plan.match.base.tokens if i < tensor.rows], dtype=torch.int64)
     if ids:
         made, excluded, anchors = _make_missing(plan, tensor, base_rows, base_ids, ids)
@@ -204,7 +208,7 @@ def _make_missing(
     if bad:
         names = [plan.match.target.tokens[ids[row]].text for row in bad[:3]]
         raise InputError(
-            f"{tensor.name}: {len(bad)} made rows are not finite in {tensor.ref.dtype}, such as those of {names}",
+            f"{tensor.name}: {len(bad)} made rows are not finite in {tensor.ref.dtype}, as for {names}",
             "finite rows",
             "try another method, or a smaller k",
         )

@@ -63,7 +63,9 @@ class IdRemap:
     def ids(self, value: Any) -> list[int]:  # noqa: ANN401 - a JSON value
         """Follow one id or a list of ids; those without a counterpart are dropped."""
         old = value if isinstance(value, list) else [value]
-        return list(dict.fromkeys(new for index in old if type(index) is int for new in self.successors(index)))
+        return list(
+            dict.fromkeys(new for index in old if type(index) is int for new in self.successors(index))
+        )
 
 
 def read_config(directory: Path, name: str = "config.json", optional: bool = False) -> dict[str, Any]:
@@ -73,6 +75,9 @@ def read_config(directory: Path, name: str = "config.json", optional: bool = Fal
         directory: The checkpoint.
         name: The file.
         optional: Whether a missing file is an empty config.
+
+    Returns:
+        The parsed config.
 
     Raises:
         InputError: The file is missing or no JSON object.
@@ -136,7 +141,10 @@ def rewrite_generation_config(
             key = f"{role}_token_id"
             if key not in config and level.get(key) is not None:
                 new[key] = _role_value(role, level[key], remap)
-    stops = [*_as_list(_role_value("eos", config.get("eos_token_id"), remap)), *_as_list(new.get("eos_token_id"))]
+    stops = [
+        *as_ids(_role_value("eos", config.get("eos_token_id"), remap)),
+        *as_ids(new.get("eos_token_id")),
+    ]
     new["eos_token_id"] = _collapse(stops)
     for role in ("bos", "pad"):
         if role in remap.roles:
@@ -150,6 +158,9 @@ def remaining_ids(config: Mapping[str, Any], prefix: str = "") -> dict[str, list
     Args:
         config: A config.
         prefix: Path of this level.
+
+    Returns:
+        Ids by path; the list is empty where the field is null.
     """
     found: dict[str, list[int]] = {}
     for key, value in config.items():
@@ -175,9 +186,9 @@ def _rewrite_level(config: Mapping[str, Any], remap: IdRemap, prefix: str) -> di
         role = _ROLE_FIELD.match(key)
         if isinstance(value, Mapping):
             new[key] = _rewrite_level(value, remap, key)
-        elif key == "vocab_size" and is_text:
-            new[key] = remap.rows
-        elif key in (*_SIZE_FIELDS, _PER_LAYER_SIZE) and value in remap.old_sizes:
+        elif (key == "vocab_size" and is_text) or (
+            key in (*_SIZE_FIELDS, _PER_LAYER_SIZE) and value in remap.old_sizes
+        ):
             new[key] = remap.rows
         elif role and is_text:
             new[key] = _role_value(role.group(1), value, remap)
@@ -210,7 +221,15 @@ def _collapse(ids: Sequence[int]) -> int | list[int] | None:
     return unique[0] if len(unique) == 1 else unique
 
 
-def _as_list(value: int | list[int] | None) -> list[int]:
+def as_ids(value: int | list[int] | None) -> list[int]:
+    """A config's id, list of ids or null as a list.
+
+    Args:
+        value: A config value.
+
+    Returns:
+        The ids.
+    """
     if value is None:
         return []
     return value if isinstance(value, list) else [value]

@@ -71,7 +71,7 @@ class Expectation(_Part):
         vocab: Vocabulary tensors by name.
         files: SHA-256 of files taken from the target, by name.
         probe: Texts and the ids that the raw tokenizer gives for them.
-        chat: The fixed conversation as the target's template renders it, and its ids; None without a template.
+        chat: The fixed conversation by the target's template, and its ids; None without a template.
         may_repeat: Rows that may equal another row by design (methods that make equal rows).
         may_vanish: Whether made rows may be zero by design.
     """
@@ -90,7 +90,9 @@ class Expectation(_Part):
     def save(self, directory: Path) -> None:
         """Write it into an output directory."""
         document: dict[str, Any] = self.model_dump(mode="json")
-        (directory / FILE_NAME).write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
+        (directory / FILE_NAME).write_text(
+            json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8"
+        )
 
 
 def load_expectation(directory: Path) -> Expectation | None:
@@ -120,6 +122,9 @@ def token_rows(tensor: Tensor, axis: int) -> Tensor:
     Args:
         tensor: The tensor.
         axis: The axis that counts tokens.
+
+    Returns:
+        A view where that is possible.
     """
     return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
 
@@ -131,6 +136,9 @@ def hash_rows(rows: Tensor, ids: list[int], chunk: int = 8192) -> str:
         rows: ``(V, width)`` in its stored dtype.
         ids: Rows to hash.
         chunk: Rows gathered at a time.
+
+    Returns:
+        The digest in hexadecimal.
     """
     digest = hashlib.sha256()
     for part in torch.tensor(ids, dtype=torch.int64).split(chunk):
@@ -143,6 +151,9 @@ def hash_file(path: Path) -> str:
 
     Args:
         path: The file.
+
+    Returns:
+        The digest in hexadecimal.
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

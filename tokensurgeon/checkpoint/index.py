@@ -126,10 +126,15 @@ def find_weights(directory: Path) -> tuple[list[str], dict[str, Any] | None]:
 def _refuse_other_formats(directory: Path) -> None:
     if (directory / "adapter_config.json").is_file():
         raise InputError(
-            f"{directory}: an adapter, not a model", "a full checkpoint", "merge the adapter into its model first"
+            f"{directory}: an adapter, not a model",
+            "a full checkpoint",
+            "merge the adapter into its model first",
         )
     names = {path.name for path in directory.glob("*") if path.is_file()}
-    if any(name.startswith(("zero_pp_rank", "mp_rank")) for name in names) or (directory / "latest").is_file():
+    if (
+        any(name.startswith(("zero_pp_rank", "mp_rank")) for name in names)
+        or (directory / "latest").is_file()
+    ):
         raise InputError(
             f"{directory}: a DeepSpeed checkpoint",
             "gathered safetensors weights",
@@ -140,7 +145,7 @@ def _refuse_other_formats(directory: Path) -> None:
         raise PolicyError(
             f"{directory}: only pickled weights ({', '.join(pickles[:3])})",
             "safetensors; loading a pickle can run code",
-            "convert it where you trust it: from_pretrained(...).save_pretrained(..., safe_serialization=True)",
+            "convert it where you trust it: from_pretrained(...).save_pretrained(...)",
         )
 
 
@@ -216,7 +221,8 @@ def read_shard(path: Path) -> Shard:
     for tensor in ordered:
         if tensor.start != position:
             raise InputError(
-                f"{path}: {tensor.name} starts at byte {tensor.start}", f"byte {position}, after its neighbour"
+                f"{path}: {tensor.name} starts at byte {tensor.start}",
+                f"byte {position}, after its neighbour",
             )
         position = tensor.end
     if position != size:

@@ -112,7 +112,9 @@ _PATTERNS = tuple((role, re.compile(rf"(^|.*\.)({pattern})$")) for role, pattern
 # The main input embedding, should several tensors look like one.
 _MAIN = ("embed_tokens", "wte", "word_embeddings", "shared", "embed_in", "tok_embeddings")
 _FLOATS = ("BF16", "F16", "F32", "F64")
-_PACKED = re.compile(r"\.(qweight|qzeros|scales|weight_scale(_inv)?|absmax|quant_map|weight_packed|weight\..*)$")
+_PACKED = re.compile(
+    r"\.(qweight|qzeros|scales|weight_scale(_inv)?|absmax|quant_map|weight_packed|weight\..*)$"
+)
 
 
 def is_vocab_name(name: str) -> bool:
@@ -153,8 +155,8 @@ def find_layout(
             found.append(VocabTensor(ref, role, axis))
         elif rows in ref.shape and rows not in others:
             raise InputError(
-                f"{ref.path.name}: tensor {ref.name} {list(ref.shape)} has an axis of {rows}, the vocabulary size, "
-                "and a name that does not say what it is",
+                f"{ref.path.name}: tensor {ref.name} {list(ref.shape)} has the vocabulary size {rows} "
+                "in its shape and a name that does not say what it is",
                 "an input embedding, an lm_head, a bias or a per-layer embedding",
                 f"name the tensors in the recipe: layout: {{embedding: {embedding.name}, lm_head: ...}}",
             )
@@ -193,7 +195,9 @@ def _main_embedding(tensors: Mapping[str, TensorRef], config: Mapping[str, Any])
     ]
     sizes = {value for level in _levels(config) if isinstance(value := level.get("vocab_size"), int)}
     # position_embeddings and the like end in the same words: prefer the declared size, then the larger.
-    candidates.sort(key=lambda ref: (ref.shape[0] not in sizes, _main_rank(ref.name), -ref.shape[0], ref.name))
+    candidates.sort(
+        key=lambda ref: (ref.shape[0] not in sizes, _main_rank(ref.name), -ref.shape[0], ref.name)
+    )
     if not candidates or candidates[0].shape[0] == 0:
         listed = ", ".join(sorted(tensors)[:5])
         raise InputError(
@@ -222,7 +226,9 @@ def _other_sizes(config: Mapping[str, Any]) -> set[int]:
     sizes: set[int] = set()
     for level in _levels(config):
         numbers = {
-            key: value for key, value in level.items() if type(value) is int and not key.startswith("vocab_size")
+            key: value
+            for key, value in level.items()
+            if type(value) is int and not key.startswith("vocab_size")
         }
         sizes |= {value for key, value in numbers.items() if not key.endswith(("_id", "_index"))}
         heads, width = level.get("num_attention_heads"), level.get("head_dim")

@@ -103,7 +103,7 @@ def _run_model(job: dict[str, Any], tokenizer: Any) -> dict[str, Any]:  # noqa: 
 
 def _hash(table: torch.Tensor) -> str:
     raw = table.detach().contiguous().view(torch.uint8).numpy()
-    return hashlib.sha256(memoryview(raw).cast("B")).hexdigest()
+    return hashlib.sha256(raw.data).hexdigest()
 
 
 def _forward(model: Any, tokenizer: Any, job: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401

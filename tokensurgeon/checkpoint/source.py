@@ -65,7 +65,9 @@ def _fetch(repository: str, revision: str | None, patterns: list[str]) -> Path:
         return Path(snapshot_download(repository, **options))
     except GatedRepoError as error:
         raise PolicyError(
-            f"{repository}: gated", "access to it", "accept its terms on the hub and log in with `hf auth login`"
+            f"{repository}: gated",
+            "access to it",
+            "accept its terms on the hub and log in with `hf auth login`",
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise InputError(

@@ -1,98 +1,28 @@
 """Check an output directory: against what it must be, and as a user's own program would find it.
 
-Everything is read again from disk. The model and its tokenizer are loaded in a fresh process, because a
-perfectly written tokenizer may still be read back wrongly: ``AutoTokenizer`` picks its class from the
-model's ``config.json``.
+Everything is read again from disk.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from tokensurgeon.checkpoint.configs import read_config, remaining_ids, text_levels
-from tokensurgeon.checkpoint.expectation import (
-    MADE,
-    Expectation,
-    hash_file,
-    hash_rows,
-    load_expectation,
-    token_rows,
-)
-from tokensurgeon.checkpoint.index import CheckpointIndex, read_index
-from tokensurgeon.checkpoint.layout import Layout, TensorRole, find_layout
+from tokensurgeon.checkpoint.as_read import ReadOptions, check_as_read
+from tokensurgeon.checkpoint.configs import as_ids, read_config, remaining_ids, text_levels
+from tokensurgeon.checkpoint.expectation import MADE, hash_file, hash_rows, load_expectation, token_rows
+from tokensurgeon.checkpoint.index import read_index
+from tokensurgeon.checkpoint.layout import TensorRole, find_layout
 from tokensurgeon.checkpoint.reader import map_tensor
+from tokensurgeon.checkpoint.subject import Subject, Verification
 from tokensurgeon.checkpoint.writer import hash_tensor
 from tokensurgeon.errors import PolicyError
-from tokensurgeon.notices import Notice
-from tokensurgeon.vocab.probe import MESSAGES, PROMPTS, probe_chat, probe_ids
-from tokensurgeon.vocab.vocabulary import Vocabulary, load_vocabulary
+from tokensurgeon.vocab.vocabulary import load_vocabulary
 
 _CHUNK = 16384
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """One check.
-
-    Attributes:
-        name: What was checked.
-        passed: Whether it held.
-        detail: What was seen.
-    """
-
-    name: str
-    passed: bool
-    detail: str
-
-
-@dataclass
-class Verification:
-    """What was checked, and what a user should know besides.
-
-    Attributes:
-        checks: All checks in order.
-        notices: Warnings.
-    """
-
-    checks: list[CheckResult] = field(default_factory=list)
-    notices: list[Notice] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check held."""
-        return all(check.passed for check in self.checks)
-
-    def add(self, name: str, problems: list[str], detail: str) -> None:
-        """Record a check; problems make it fail and take the place of the detail."""
-        self.checks.append(CheckResult(name, not problems, "; ".join(problems[:5]) if problems else detail))
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """The directory under check."""
-
-    directory: Path
-    index: CheckpointIndex
-    config: dict[str, Any]
-    layout: Layout
-    vocabulary: Vocabulary
-    expected: Expectation | None
-
-    def rows(self, name: str) -> Tensor:
-        """A vocabulary tensor as ``(rows, width)``."""
-        tensor = next(t for t in self.layout.tensors if t.name == name)
-        return token_rows(map_tensor(tensor.ref), tensor.axis)
 
 
 def verify_checkpoint(
@@ -128,21 +58,22 @@ def verify_checkpoint(
         )
     index = read_index(directory)
     expected = load_expectation(directory)
-    subject = _Subject(
+    subject = Subject(
         directory, index, config, find_layout(index, config), load_vocabulary(directory), expected
     )
     result = Verification()
     for check in (_check_files, _check_body, _check_shapes, _check_copies, _check_health, _check_ids):
         for name, problems, detail in check(subject):
             result.add(name, problems, detail)
-    _check_fresh_process(subject, result, forward, trust_remote_code, allow_reader_mismatch)
+    options = ReadOptions(forward, trust_remote_code, allow_reader_mismatch)
+    check_as_read(subject, result, options)
     return result
 
 
 _Checks = Iterator[tuple[str, list[str], str]]
 
 
-def _check_files(subject: _Subject) -> _Checks:
+def _check_files(subject: Subject) -> _Checks:
     present = {path.name for path in subject.directory.iterdir()}
     known = {shard.path.name for shard in subject.index.shards}
     stray = sorted(n for n in present - known if n.endswith((".safetensors", ".bin")))
@@ -160,7 +91,7 @@ def _check_files(subject: _Subject) -> _Checks:
         )
 
 
-def _check_body(subject: _Subject) -> _Checks:
+def _check_body(subject: Subject) -> _Checks:
     if subject.expected is None:
         return
     tensors = subject.index.tensors
@@ -178,7 +109,7 @@ def _check_body(subject: _Subject) -> _Checks:
     yield "body", problems, f"{len(body)} tensors byte-identical to the base"
 
 
-def _check_shapes(subject: _Subject) -> _Checks:
+def _check_shapes(subject: Subject) -> _Checks:
     rows, bound = subject.layout.rows, subject.vocabulary.bound
     problems = [f"{rows} rows for ids up to {bound - 1}"] if rows < bound else []
     for level in text_levels(subject.config):
@@ -192,7 +123,7 @@ def _check_shapes(subject: _Subject) -> _Checks:
     yield "rows", problems, f"{rows} rows = vocab_size, highest id {bound - 1}"
 
 
-def _check_copies(subject: _Subject) -> _Checks:
+def _check_copies(subject: Subject) -> _Checks:
     if subject.expected is None:
         return
     problems, copied = [], 0
@@ -203,14 +134,14 @@ def _check_copies(subject: _Subject) -> _Checks:
         rows = subject.rows(name)
         ids = [row for row, source in enumerate(want.source) if source >= 0]
         copied += len(ids)
-        if ids and ids[-1] >= len(rows) or hash_rows(rows, ids) != want.copied_sha256:
+        if (ids and ids[-1] >= len(rows)) or hash_rows(rows, ids) != want.copied_sha256:
             problems.append(f"{name}: copied rows differ from the base's")
         if want.equal_to and not torch.equal(rows, subject.rows(want.equal_to)):
             problems.append(f"{name} no longer equals {want.equal_to}")
     yield "copied rows", problems, f"{copied} rows bit-equal to the base's"
 
 
-def _check_health(subject: _Subject) -> _Checks:
+def _check_health(subject: Subject) -> _Checks:
     infinite, vanished, repeated = [], [], []
     for tensor in subject.layout.tensors:
         if tensor.role is TensorRole.BIAS:
@@ -249,7 +180,7 @@ def _repeats(rows: Tensor, fresh: list[int], allowed: set[int], name: str) -> li
     return problems
 
 
-def _check_ids(subject: _Subject) -> _Checks:
+def _check_ids(subject: Subject) -> _Checks:
     problems = []
     rows = subject.layout.rows
     configs = {
@@ -262,130 +193,7 @@ def _check_ids(subject: _Subject) -> _Checks:
             fields += 1
             problems += [f"{file}: {path} is {index}, past {rows} rows" for index in ids if index >= rows]
     eos = subject.vocabulary.roles.get("eos")
-    stops = _ids(configs["generation_config.json"].get("eos_token_id"))
+    stops = as_ids(configs["generation_config.json"].get("eos_token_id"))
     if eos is not None and stops and eos not in stops:
         problems.append(f"generation_config.json stops at {stops}, the tokenizer's EOS is {eos}")
     yield "ids in configs", problems, f"{fields} fields, all ids below {rows}"
-
-
-def _ids(value: Any) -> list[int]:  # noqa: ANN401 - a JSON value
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _check_fresh_process(
-    subject: _Subject,
-    result: Verification,
-    forward: bool,
-    trust_remote_code: bool,
-    allow_reader_mismatch: bool,
-) -> None:
-    expected = subject.expected
-    probe = expected.probe if expected else probe_ids(subject.vocabulary)
-    chat = expected.chat if expected else probe_chat(subject.vocabulary)
-    bound, rows = subject.vocabulary.bound, subject.layout.rows
-    holes = sorted(set(range(rows)) - subject.vocabulary.tokens.keys()) if bound <= rows else []
-    seen = _run_probe(
-        {
-            "directory": str(subject.directory.resolve()),
-            "trust_remote_code": trust_remote_code,
-            "texts": [text for text, _ in probe],
-            "messages": MESSAGES if chat else None,
-            "forward": forward,
-            "prompts": PROMPTS,
-            "padding_ids": holes,
-            "rows": rows,
-        }
-    )
-    if "error" in seen:
-        result.add("loads in a fresh process", [seen["error"]], "")
-        return
-    mismatches = _reader_mismatches(subject, probe, chat, seen)
-    if mismatches and allow_reader_mismatch:
-        result.notices.append(Notice("TS011", f"allowed: {mismatches[0]}"))
-        mismatches = []
-    result.add(
-        "AutoTokenizer",
-        mismatches,
-        f"{seen['tokenizer_class']} gives the raw tokenizer's ids on {len(probe)} texts"
-        + (", chat template included" if chat else ""),
-    )
-    framed = [subject.vocabulary.encode(text, specials=True) for text, _ in probe]
-    if framed != seen["framed"]:
-        result.notices.append(Notice("TS011", f"{framed[0][:4]} by tokenizer.json, {seen['framed'][0][:4]} on load"))
-    if seen["warnings"]:
-        result.notices.append(Notice("TS012", "; ".join(dict.fromkeys(seen["warnings"]))[:500]))
-    if forward:
-        _judge_model(subject, seen, result)
-    else:
-        result.notices.append(Notice("TS015", "verify.forward is off"))
-
-
-def _run_probe(job: dict[str, Any]) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tokensurgeon.checkpoint.probe"],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"},
-        check=False,
-    )
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        return {"error": f"exit code {done.returncode}: {lines[-1] if lines else 'no message'}"}
-    seen: dict[str, Any] = json.loads(done.stdout)
-    return seen
-
-
-def _reader_mismatches(
-    subject: _Subject,
-    probe: list[tuple[str, list[int]]],
-    chat: tuple[str, list[int]] | None,
-    seen: dict[str, Any],
-) -> list[str]:
-    model_type, reader = subject.config.get("model_type"), seen["tokenizer_class"]
-    wrong = [text for (text, ids), got in zip(probe, seen["ids"], strict=True) if ids != got]
-    problems = []
-    if wrong:
-        problems.append(
-            f"AutoTokenizer reads this tokenizer as {reader} because of model_type {model_type!r}: {len(wrong)} of "
-            f"{len(probe)} probe texts get other ids than with tokenizer.json, such as {wrong[0][:40]!r}. "
-            "PreTrainedTokenizerFast.from_pretrained(directory) reads it right"
-        )
-    if chat and seen["chat"] != list(chat):
-        problems.append("the chat template renders other ids than the target's")
-    return problems
-
-
-def _judge_model(subject: _Subject, seen: dict[str, Any], result: Verification) -> None:
-    model = seen["model"]
-    problems = [f"{key}: {', '.join(names[:3])}" for key, names in model["problems"].items()]
-    embedding = subject.layout.embedding.ref
-    with embedding.path.open("rb") as file:
-        if hash_tensor(embedding, file) != model["embedding_sha256"]:
-            problems.append("the loaded input embedding differs from the file")
-    result.add("loads in a fresh process", problems, f"{model['class']}, nothing missing, unexpected or new")
-    result.add(
-        "forward pass",
-        [] if model["finite"] else ["logits are not finite"],
-        f"finite; next tokens {', '.join(model['answers'])}" if model["answers"] else "finite",
-    )
-    margin = model["padding_margin"]
-    if margin is not None:
-        result.add(
-            "ids without a token",
-            [] if margin > 0 else [f"an id without a token wins by {-margin:.2f} logits"],
-            f"never the most likely; {margin:.2f} logits below at the closest",
-        )
-    problems = []
-    for role, counts in (
-        (role, Counter(str(model[place][role]) for place in ("config_ids", "generation_ids")))
-        for role in ("bos", "eos", "pad")
-    ):
-        own = seen["roles"].get(role)
-        loaded = _ids(model["generation_ids"][role])
-        if own is not None and loaded and own not in loaded:
-            problems.append(f"{role}: tokenizer {own}, generation config {loaded}")
-        elif len(counts) > 1 and model["generation_ids"][role] is not None:
-            problems.append(f"{role}: {' against '.join(counts)} in config and generation config")
-    result.add("ids after loading", problems, "config, generation config and tokenizer agree")

@@ -87,7 +87,9 @@ def refuse_existing(output: Path, force: bool) -> None:
         return
     if output.is_dir() and not any(output.iterdir()):
         return
-    raise PolicyError(f"{output} exists", "a new output directory", "choose another, or pass --force to replace it")
+    raise PolicyError(
+        f"{output} exists", "a new output directory", "choose another, or pass --force to replace it"
+    )
 
 
 def _stage_prefix(output: Path) -> str:
@@ -228,7 +230,7 @@ def _header(shard: Shard, replaced: Mapping[str, Tensor], sizes: Mapping[str, in
         end = position + sizes[ref.name]
         entries[ref.name] = {"dtype": ref.dtype, "shape": shape, "data_offsets": [position, end]}
         position = end
-    document = {"__metadata__": shard.metadata} if shard.metadata else {}
+    document: dict[str, object] = {"__metadata__": shard.metadata} if shard.metadata else {}
     document |= {name: entries[name] for name in shard.header_order}
     raw = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % 8)
@@ -251,7 +253,7 @@ def _nbytes(tensor: Tensor) -> int:
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().view(torch.uint8).numpy()).cast("B")
+    return tensor.contiguous().view(torch.uint8).numpy().data
 
 
 def hash_tensor(ref: TensorRef, file: IO[bytes]) -> str:
@@ -260,6 +262,9 @@ def hash_tensor(ref: TensorRef, file: IO[bytes]) -> str:
     Args:
         ref: Where it lies.
         file: Its file, open for reading.
+
+    Returns:
+        The digest in hexadecimal.
     """
     digest = hashlib.sha256()
     file.seek(ref.start)

@@ -11,13 +11,29 @@ import typer
 from tokensurgeon import __version__, console
 from tokensurgeon.cli import (
     eval as eval_verb,
+)
+from tokensurgeon.cli import (
     inspect as inspect_verb,
+)
+from tokensurgeon.cli import (
     methods as methods_verb,
+)
+from tokensurgeon.cli import (
     plan as plan_verb,
+)
+from tokensurgeon.cli import (
     recipes as recipes_verb,
+)
+from tokensurgeon.cli import (
     report as report_verb,
+)
+from tokensurgeon.cli import (
     run as run_verb,
+)
+from tokensurgeon.cli import (
     transplant as transplant_verb,
+)
+from tokensurgeon.cli import (
     verify as verify_verb,
 )
 from tokensurgeon.errors import RecipeError, TokensurgeonError
@@ -51,7 +67,9 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,

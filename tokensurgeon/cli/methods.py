@@ -43,7 +43,9 @@ def list_methods(
             info.title,
             ", ".join(info.needs) or "base only",
             ", ".join(
-                f"{name}={field.default}" for name, field in info.params.model_fields.items() if name != "name"
+                f"{name}={field.default}"
+                for name, field in info.params.model_fields.items()
+                if name != "name"
             ),
             info.paper,
         ]

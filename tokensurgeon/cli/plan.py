@@ -63,7 +63,9 @@ def print_plan(recipe: Recipe, as_json: bool, force: bool) -> None:
         if rows:
             console.print_result("")
             console.print_table(
-                key.replace("_", " ").capitalize(), list(rows[0]), [[_cell(v) for v in row.values()] for row in rows]
+                key.replace("_", " ").capitalize(),
+                list(rows[0]),
+                [[_cell(v) for v in row.values()] for row in rows],
             )
 
 

@@ -20,7 +20,9 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing output once the new one is verified.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace an existing output once the new one is verified.")
+]
 
 
 def run_recipe(

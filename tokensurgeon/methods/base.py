@@ -64,7 +64,13 @@ class MethodContext:
         return self.donor(self.anchor_targets)
 
     def donor(self, ids: Tensor) -> Tensor:
-        """``(n, d_donor)`` float32 donor rows of target ids.
+        """Donor rows of target ids.
+
+        Args:
+            ids: ``(n,)`` int64.
+
+        Returns:
+            ``(n, d_donor)`` float32.
 
         Raises:
             RuntimeError: The pipeline gave no donor to a method that needs one.
@@ -80,8 +86,8 @@ class InitRows:
 
     Attributes:
         rows: ``(B, d_base)`` float32.
-        sources: ``(B, k)`` int64 base ids that were combined, -1 where there are fewer; None when the rows are
-            no combination.
+        sources: ``(B, k)`` int64 base ids that were combined, -1 where there are fewer; None when
+            the rows are no combination.
         coefs: ``(B, k)`` float32 coefficients of the sources.
         residual: ``(B,)`` float32, share of the donor row that the combination misses; None if unknown.
     """

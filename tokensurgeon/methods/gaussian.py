@@ -36,4 +36,5 @@ class Gaussian:
 def _square_root(covariance: Tensor) -> Tensor:
     """Symmetric square root; unlike a Cholesky factor it exists for any rank."""
     values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
+    return root

@@ -24,7 +24,8 @@ def near_zero_rows(rows: Tensor) -> Tensor:
         ``(n,)`` bool.
     """
     norms = rows.norm(dim=1)
-    return ~(norms > _NEAR_ZERO * norms.median())
+    learnt: Tensor = norms > _NEAR_ZERO * norms.median()
+    return ~learnt
 
 
 def near_copies(rows: Tensor, block: int = 2048) -> Tensor:

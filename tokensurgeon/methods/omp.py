@@ -36,7 +36,9 @@ class Omp:
             [
                 (coefs[:, None] @ base[indices.clamp(min=0)])[:, 0]
                 for coefs, indices in zip(
-                    result.coefs.split(context.batch_size), result.indices.split(context.batch_size), strict=True
+                    result.coefs.split(context.batch_size),
+                    result.indices.split(context.batch_size),
+                    strict=True,
                 )
             ]
         )

@@ -27,7 +27,8 @@ class PiecesParams(MethodParams):
 
     name: Literal["pieces"] = "pieces"
     weighting: Literal["mean", "last_first"] = Field(
-        "mean", description="last_first: last piece for the embedding, decaying from the first for the lm_head"
+        "mean",
+        description="last_first: last piece for the embedding, decaying from the first for the lm_head",
     )
     decay: float = Field(0.5, ge=0, le=1, description="weight of each further piece in the lm_head row")
 
@@ -43,7 +44,9 @@ class GaussianParams(MethodParams):
 
     name: Literal["gaussian"] = "gaussian"
     covariance: Literal["diagonal", "full"] = Field("diagonal", description="per dimension, or multivariate")
-    scale: float = Field(1.0, gt=0, description="factor on the standard deviation; Hewitt uses 0.00316 with full")
+    scale: float = Field(
+        1.0, gt=0, description="factor on the standard deviation; Hewitt uses 0.00316 with full"
+    )
 
 
 class ZeroParams(MethodParams):

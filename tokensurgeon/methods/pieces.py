@@ -29,7 +29,9 @@ class Pieces:
             sources[row, : len(pieces)] = torch.tensor(pieces, dtype=torch.int64)
             coefs[row, : len(pieces)] = torch.tensor(self.weights(len(pieces), context.side))
         parts = []
-        for ids, weights in zip(sources.split(context.batch_size), coefs.split(context.batch_size), strict=True):
+        for ids, weights in zip(
+            sources.split(context.batch_size), coefs.split(context.batch_size), strict=True
+        ):
             gathered = context.base_rows[ids.clamp(min=0)].to(context.device, torch.float32)
             rows = (weights.to(context.device)[:, None] @ gathered)[:, 0]
             unspelt = (ids < 0).all(dim=1).to(context.device)
@@ -43,6 +45,9 @@ class Pieces:
         Args:
             count: Number of pieces.
             side: Which end of the model reads the row.
+
+        Returns:
+            One weight a piece.
         """
         if self.params.weighting == "mean" or side == "tied":
             return [1 / count] * count if count else []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.methods import params
+from tokensurgeon.methods.params import MethodParams
 
 if TYPE_CHECKING:
     from tokensurgeon.methods.base import InitMethod
@@ -30,13 +31,13 @@ class MethodInfo:
 
     name: str
     target: str
-    params: type[params.MethodParams]
+    params: type[MethodParams]
     title: str
     paper: str
     needs: tuple[str, ...] = ()
     distinct: bool = False
 
-    def build(self, chosen: params.MethodParams) -> InitMethod:
+    def build(self, chosen: MethodParams) -> InitMethod:
         """Import the method and give it its parameters."""
         module, _, attribute = self.target.partition(":")
         method: InitMethod = getattr(import_module(module), attribute)(chosen)
@@ -90,11 +91,16 @@ def find_method(name: str) -> MethodInfo:
     Args:
         name: As in a recipe.
 
+    Returns:
+        Its line in the registry.
+
     Raises:
         RecipeError: There is none of that name.
     """
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise RecipeError(f"method {name!r}", f"one of {', '.join(METHODS)}", f"{hint}see `tokensurgeon methods`")
+        raise RecipeError(
+            f"method {name!r}", f"one of {', '.join(METHODS)}", f"{hint}see `tokensurgeon methods`"
+        )
     return METHODS[name]

@@ -23,11 +23,14 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark
+                )
             seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -47,7 +50,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
-            f"{path}: {error}", "a recipe file", "`tokensurgeon recipes` lists the ones that come with the tool"
+            f"{path}: {error}",
+            "a recipe file",
+            "`tokensurgeon recipes` lists the ones that come with the tool",
         ) from error
     return build_recipe(_parse(text, str(path)), overrides, str(path))
 
@@ -74,13 +79,15 @@ def build_recipe(document: dict[str, Any], overrides: Sequence[str] = (), where:
         details = [dict(detail) for detail in error.errors(include_url=False)]
         lines = list(dict.fromkeys(_explain(d, document) for d in details if not _is_echo(d, document)))
         raise RecipeError(
-            "\n".join([f"{where}: {len(lines)} error{'s' * (len(lines) > 1)}", *(f"  {line}" for line in lines)])
+            "\n".join(
+                [f"{where}: {len(lines)} error{'s' * (len(lines) > 1)}", *(f"  {line}" for line in lines)]
+            )
         ) from error
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
-        document = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+        document = yaml.load(text, Loader=_UniqueKeys)
     except yaml.YAMLError as error:
         raise RecipeError(f"{where}: {error}", "YAML") from error
     if not isinstance(document, dict):
@@ -103,9 +110,9 @@ def _replace(level: Any, keys: list[str], value: Any) -> dict[str, Any]:  # noqa
     # A shorthand such as `method: omp` opens up when one of its fields is set.
     if isinstance(level, str):
         level = {"path": level} if keys[0] in ("path", "revision") else {"name": level}
-    level = dict(level or {})
-    level[keys[0]] = value if len(keys) == 1 else _replace(level.get(keys[0]), keys[1:], value)
-    return level
+    fields: dict[str, Any] = dict(level or {})
+    fields[keys[0]] = value if len(keys) == 1 else _replace(fields.get(keys[0]), keys[1:], value)
+    return fields
 
 
 def _explain(detail: dict[str, Any], document: dict[str, Any]) -> str:
@@ -118,7 +125,8 @@ def _explain(detail: dict[str, Any], document: dict[str, Any]) -> str:
     if detail["type"] == "missing":
         return f"{where}: missing"
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        return f"{where}.name: {_get(document, path)!r}; expected one of {', '.join(_METHOD_MODELS)}{_near_tag(detail)}"
+        known = ", ".join(_METHOD_MODELS)
+        return f"{where}.name: {_get(document, path)!r}; expected one of {known}{_near_tag(detail)}"
     return f"{where}: {detail['input']!r}; {detail['msg'][:1].lower()}{detail['msg'][1:]}"
 
 

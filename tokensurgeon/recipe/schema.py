@@ -8,7 +8,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from tokensurgeon.methods.params import AnyMethod, OmpParams, PiecesParams
 
-SCHEMA_VERSION = 1
 ROLE_NAMES = Literal["bos", "eos", "unk", "sep", "pad", "cls", "mask"]
 EXCLUSIONS = Literal["special", "reserved", "unreachable", "near_zero", "near_copy"]
 
@@ -43,7 +42,9 @@ class AnchorRules(_Part):
         ("special", "reserved", "unreachable", "near_zero", "near_copy"),
         description="kinds of matched tokens that are no anchors; [] uses all",
     )
-    map: dict[str, str] = Field(default_factory=dict, description="target token: base text, before all other rules")
+    map: dict[str, str] = Field(
+        default_factory=dict, description="target token: base text, before all other rules"
+    )
     roles: tuple[ROLE_NAMES, ...] = Field(
         ("bos", "eos", "sep", "pad", "cls", "mask"), description="roles that link special tokens"
     )
@@ -97,7 +98,7 @@ class Recipe(_Part):
     trained with it.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     base: Ref
     target: Ref
     donor: Ref

@@ -26,6 +26,9 @@ def find_shipped(name: str) -> Path:
     Args:
         name: Its name without ``.yaml``.
 
+    Returns:
+        The recipe file.
+
     Raises:
         RecipeError: There is none of that name.
     """

@@ -70,7 +70,9 @@ def omp(
         ValueError: Shapes do not fit, or ``k`` is negative.
     """
     if targets.ndim != 2 or atoms.ndim != 2 or targets.shape[1] != atoms.shape[1]:
-        raise ValueError(f"targets {tuple(targets.shape)} and atoms {tuple(atoms.shape)} need one dimension D")
+        raise ValueError(
+            f"targets {tuple(targets.shape)} and atoms {tuple(atoms.shape)} need one dimension D"
+        )
     if k < 0:
         raise ValueError(f"k is {k}, expected 0 or more")
     k = min(k, *atoms.shape)
@@ -88,7 +90,10 @@ def omp(
     if not parts:
         return _fit(targets.to(atoms), atoms, torch.empty((0, k), dtype=torch.int64, device=atoms.device))
     return OmpResult(
-        *(torch.cat([getattr(part, name) for part in parts]) for name in ("indices", "coefs", "residual", "n_active"))
+        *(
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("indices", "coefs", "residual", "n_active")
+        )
     )
 
 
@@ -131,6 +136,4 @@ def _fit(targets: Tensor, atoms: Tensor, indices: Tensor) -> OmpResult:
     left = exact - (coefs[:, None] @ chosen)[:, 0]
     size = exact.norm(dim=1)
     residual = torch.where(size > 0, left.norm(dim=1) / size.clamp(min=torch.finfo(torch.float64).tiny), 0)
-    return OmpResult(
-        indices, (coefs * taken).to(torch.float32), residual.to(torch.float32), taken.sum(dim=1)
-    )
+    return OmpResult(indices, (coefs * taken).to(torch.float32), residual.to(torch.float32), taken.sum(dim=1))

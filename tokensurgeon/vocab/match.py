@@ -69,8 +69,7 @@ class VocabMatch:
     def is_identity(self) -> bool:
         """Whether every target token is the base token with the same id, and nothing else."""
         return self.target.tokens.keys() == self.base.tokens.keys() and all(
-            index in self.sources
-            and self.sources[index].embedding == self.sources[index].head == (index,)
+            index in self.sources and self.sources[index].embedding == self.sources[index].head == (index,)
             for index in self.target.tokens
         )
 

@@ -37,6 +37,9 @@ def probe_texts(vocabulary: Vocabulary) -> list[str]:
 
     Args:
         vocabulary: The tokenizer to probe.
+
+    Returns:
+        The texts.
     """
     names = [token.content for token in vocabulary if token.kind is Kind.SPECIAL][:32]
     return [*_TEXTS, " ".join(f"a {name} b{name}" for name in names)] if names else list(_TEXTS)
@@ -47,6 +50,9 @@ def probe_ids(vocabulary: Vocabulary) -> list[tuple[str, list[int]]]:
 
     Args:
         vocabulary: The tokenizer to probe.
+
+    Returns:
+        Pairs of text and ids.
     """
     return [(text, vocabulary.encode(text)) for text in probe_texts(vocabulary)]
 

@@ -8,7 +8,13 @@ from collections.abc import Iterable
 
 from tokensurgeon.vocab.vocabulary import Kind, Token
 
-_FOLDED = {"HIRAGANA": "Kana", "KATAKANA": "Kana", "IDEOGRAPHIC": "CJK", "FULLWIDTH": "Latin", "HALFWIDTH": "Kana"}
+_FOLDED = {
+    "HIRAGANA": "Kana",
+    "KATAKANA": "Kana",
+    "IDEOGRAPHIC": "CJK",
+    "FULLWIDTH": "Latin",
+    "HALFWIDTH": "Kana",
+}
 
 
 def script_of(token: Token) -> str:
@@ -41,6 +47,9 @@ def count_scripts(tokens: Iterable[Token]) -> dict[str, int]:
 
     Args:
         tokens: Any tokens.
+
+    Returns:
+        Number of tokens by writing system.
     """
     counts = Counter(script_of(token) for token in tokens)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

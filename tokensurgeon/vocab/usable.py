@@ -6,7 +6,9 @@ import re
 
 from tokensurgeon.vocab.vocabulary import Family, Kind, Token, Vocabulary
 
-_RESERVED = re.compile(r"^[<\[|]+.*(unused|reserved|placeholder|extra_id|dummy|madeup).*[>\]|]+$", re.IGNORECASE)
+_RESERVED = re.compile(
+    r"^[<\[|]+.*(unused|reserved|placeholder|extra_id|dummy|madeup).*[>\]|]+$", re.IGNORECASE
+)
 
 
 def is_reserved(token: Token) -> bool:
@@ -23,6 +25,9 @@ def is_reachable(token: Token, vocabulary: Vocabulary) -> bool:
     Args:
         token: A token of the vocabulary.
         vocabulary: The vocabulary.
+
+    Returns:
+        False for a token that is never produced.
     """
     if token.kind is Kind.BYTE:
         return vocabulary.by_bytes[token.data][0] is token

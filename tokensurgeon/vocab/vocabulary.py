@@ -64,7 +64,7 @@ class Token:
 
     @property
     def text(self) -> str:
-        """The bytes as text, undecodable ones as escapes such as ``\\xe3``."""
+        """The bytes as text, undecodable ones as backslash escapes."""
         return self.data.decode("utf-8", errors="backslashreplace")
 
 
@@ -140,6 +140,9 @@ class Vocabulary:
         Args:
             text: Any text.
             specials: Whether the post-processor adds BOS and the like.
+
+        Returns:
+            Ids.
         """
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=specials).ids
         return ids
@@ -174,8 +177,10 @@ def load_vocabulary(directory: Path) -> Vocabulary:
     spec = _read_json(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
-        raise InputError(f"{path}: {error}", "a tokenizer.json that the tokenizers library can read") from error
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise InputError(
+            f"{path}: {error}", "a tokenizer.json that the tokenizers library can read"
+        ) from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     config = _read_json(directory / "tokenizer_config.json", optional=True)
@@ -204,6 +209,9 @@ def read_chat_template(directory: Path, config: dict[str, Any]) -> str | None:
     Args:
         directory: Where the tokenizer lies.
         config: Its ``tokenizer_config.json``.
+
+    Returns:
+        Jinja source, or None.
     """
     path = directory / "chat_template.jinja"
     if path.is_file():

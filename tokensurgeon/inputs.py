@@ -1,0 +1,99 @@
+"""The directories of a run: found, fetched, refused where policy says so, and their headers read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokensurgeon.checkpoint.configs import read_config
+from tokensurgeon.checkpoint.index import CheckpointIndex, find_weights, read_index
+from tokensurgeon.checkpoint.layout import Layout, find_layout, is_vocab_name
+from tokensurgeon.checkpoint.source import resolve_checkpoint
+from tokensurgeon.errors import PolicyError
+from tokensurgeon.methods.registry import find_method
+from tokensurgeon.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The three directories of a run and what their headers say.
+
+    Attributes:
+        base: The model that is kept.
+        target: The tokenizer the output will speak.
+        donor: The model trained with it, or None when the method needs none.
+        base_config: ``config.json`` of the base.
+        base_index: Its tensors.
+        layout: Its vocabulary tensors.
+        donor_layout: Vocabulary tensors of the donor, or None.
+    """
+
+    base: Path
+    target: Path
+    donor: Path | None
+    base_config: dict[str, Any] = field(repr=False)
+    base_index: CheckpointIndex = field(repr=False)
+    layout: Layout
+    donor_layout: Layout | None
+
+
+def read_inputs(recipe: Recipe) -> Inputs:
+    """Find the inputs, fetch what is missing, and read their headers.
+
+    Args:
+        recipe: Names them.
+
+    Returns:
+        Directories, headers and layouts.
+
+    Raises:
+        InputError: One of them cannot be used.
+        PolicyError: One of them brings code or pickles, or the output overlaps with one of them.
+    """
+    needs_donor = "donor" in find_method(recipe.method.name).needs
+    base = resolve_checkpoint(recipe.base.path, recipe.base.revision, "all")
+    target = resolve_checkpoint(
+        recipe.target.path,
+        recipe.target.revision,
+        "vocabulary" if needs_donor and recipe.donor == recipe.target else "none",
+    )
+    donor = None
+    if needs_donor:
+        donor = resolve_checkpoint(recipe.donor.path, recipe.donor.revision, "vocabulary")
+    _refuse_overlapping_paths(Path(recipe.output), [base, target, *([donor] if donor else [])])
+    for directory in {base, target, *([donor] if donor else [])}:
+        if not recipe.trust_remote_code:
+            _refuse_remote_code(directory)
+    base_config = read_config(base)
+    base_index = read_index(base)
+    overrides = {key: name for key, name in recipe.layout.model_dump().items() if name is not None}
+    layout = find_layout(base_index, base_config, overrides)
+    donor_layout = None
+    if donor is not None:
+        names, index = find_weights(donor)
+        if index is not None:
+            names = sorted({file for name, file in index["weight_map"].items() if is_vocab_name(name)})
+        donor_layout = find_layout(read_index(donor, names), read_config(donor))
+    return Inputs(base, target, donor, base_config, base_index, layout, donor_layout)
+
+
+def _refuse_overlapping_paths(output: Path, sources: list[Path]) -> None:
+    place = output.expanduser().resolve()
+    for source in sources:
+        origin = source.resolve()
+        if place == origin or origin in place.parents or place in origin.parents:
+            relation = "is" if place == origin else "is inside" if origin in place.parents else "contains"
+            raise PolicyError(
+                f"output {output} {relation} the input {source}", "an output apart from all inputs"
+            )
+
+
+def _refuse_remote_code(directory: Path) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        if "auto_map" in read_config(directory, name, optional=True):
+            raise PolicyError(
+                f"{directory / name}: auto_map asks to run code that comes with the model",
+                "a model that the installed transformers knows",
+                "read the code, then set trust_remote_code: true (--trust-remote-code)",
+            )
