@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from tokensurgeon import __version__, console
 from tokensurgeon.cli import (
@@ -88,9 +88,9 @@ def main() -> None:
         code = typer.main.get_command(app).main(standalone_mode=False)
     except TokensurgeonError as error:
         code = _fail(error)
-    except click.ClickException as error:
+    except TyperException as error:
         code = _fail(RecipeError(error.format_message(), next_step="see `tokensurgeon --help`"))
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         console.print_error("interrupted; nothing was written")
         code = _INTERRUPTED
     sys.exit(code or 0)

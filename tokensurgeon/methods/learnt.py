@@ -24,7 +24,7 @@ def near_zero_rows(rows: Tensor) -> Tensor:
         ``(n,)`` bool.
     """
     norms = rows.norm(dim=1)
-    learnt: Tensor = norms > _NEAR_ZERO * norms.median()
+    learnt: Tensor = norms > _NEAR_ZERO * norms.nanmedian()
     return ~learnt
 
 

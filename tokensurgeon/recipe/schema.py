@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -27,12 +28,20 @@ def _as_ref(value: Any) -> Any:  # noqa: ANN401 - any YAML value
     return {"path": value} if isinstance(value, str) else value
 
 
-def _as_method(value: Any) -> Any:  # noqa: ANN401 - any YAML value
-    return {"name": value} if isinstance(value, str) else value
+def _as_method(default: str) -> Callable[[Any], Any]:
+    """Read ``omp`` as ``{name: omp}`` and ``{k: 32}`` as parameters of the default method."""
+
+    def read(value: Any) -> Any:  # noqa: ANN401 - any YAML value
+        if isinstance(value, str):
+            return {"name": value}
+        return {"name": default, **value} if isinstance(value, dict) else value
+
+    return read
 
 
 Ref = Annotated[ModelRef, BeforeValidator(_as_ref)]
-Method = Annotated[AnyMethod, BeforeValidator(_as_method)]
+Method = Annotated[AnyMethod, BeforeValidator(_as_method("omp"))]
+Fallback = Annotated[AnyMethod, BeforeValidator(_as_method("pieces"))]
 
 
 class AnchorRules(_Part):
@@ -104,7 +113,7 @@ class Recipe(_Part):
     donor: Ref
     output: str = Field(min_length=1)
     method: Method = OmpParams()
-    fallback: Method = Field(PiecesParams(), description="for tokens the method cannot serve")
+    fallback: Fallback = Field(PiecesParams(), description="for tokens the method cannot serve")
     anchors: AnchorRules = AnchorRules()
     rows: Literal["target", "exact"] | RowMultiple | int = Field(
         "target", description="rows of the output: the donor's, as few as possible, a multiple, or a number"

@@ -1,0 +1,231 @@
+"""A whole run on tiny models: what comes out is the base, but for the rows that had to change."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from tokensurgeon.pipeline import run
+from tokensurgeon.recipe.load import build_recipe
+
+
+def transplant(base: Path, donor: Path, output: Path, *overrides: str):
+    recipe = build_recipe(
+        {"base": str(base), "donor": str(donor), "output": str(output), "anchors": {"minimum": 8}},
+        ["method.k=8", *overrides],
+    )
+    return run(recipe).report
+
+
+def tensors(directory: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    return found
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama-tied", "gemma3", "granite", "gpt2", "t5", "phi"])
+def test_a_model_given_its_own_tokenizer_is_bit_identical(kind, make_model, sentencepiece, tmp_path):
+    base = make_model(kind, sentencepiece)
+    report = transplant(base, base, tmp_path / "out")
+    old, new = tensors(base), tensors(tmp_path / "out")
+    assert old.keys() == new.keys()
+    assert all(same_bits(old[name], new[name]) for name in old)
+    assert report.passed
+    assert not report.config_changes
+
+
+def test_an_encoder_given_its_own_tokenizer_is_bit_identical(make_model, wordpiece, tmp_path):
+    base = make_model("bert", wordpiece)
+    assert transplant(base, base, tmp_path / "out").passed
+    old, new = tensors(base), tensors(tmp_path / "out")
+    assert old.keys() == new.keys()
+    assert all(same_bits(old[name], new[name]) for name in old)
+
+
+@pytest.mark.parametrize("base_kind", ["llama", "gemma3"])
+@pytest.mark.parametrize("donor_kind", ["llama", "llama-tied"])
+def test_tied_and_untied_bases_take_tied_and_untied_donors(
+    base_kind, donor_kind, make_model, sentencepiece, byte_level, tmp_path
+):
+    base = make_model(base_kind, sentencepiece)
+    donor = make_model(donor_kind, byte_level, seed=1, hidden_size=24)
+    report = transplant(base, donor, tmp_path / "out")
+    old, new = tensors(base), tensors(tmp_path / "out")
+    assert report.passed
+    assert old.keys() == new.keys()
+    rows = tensors(donor)["model.embed_tokens.weight"].shape[0]
+    vocabulary = {"model.embed_tokens.weight", "lm_head.weight"}
+    for name in old:
+        if name in vocabulary:
+            assert new[name].shape == (rows, old[name].shape[1])
+        else:
+            assert same_bits(old[name], new[name])
+
+
+def test_shards_without_vocabulary_tensors_stay_byte_identical(make_model, sentencepiece, byte_level, tmp_path):
+    base = make_model("llama", sentencepiece, shard="12KB")
+    donor = make_model("llama", byte_level, seed=1)
+    transplant(base, donor, tmp_path / "out")
+    index = json.loads((base / "model.safetensors.index.json").read_text())
+    new_index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    shards = set(index["weight_map"].values())
+    touched = {index["weight_map"][name] for name in ("model.embed_tokens.weight", "lm_head.weight")}
+    assert len(shards - touched) >= 2
+    assert new_index["weight_map"] == index["weight_map"]
+    for shard in shards:
+        same = filecmp.cmp(base / shard, tmp_path / "out" / shard, shallow=False)
+        assert same is (shard not in touched)
+    written = tensors(tmp_path / "out").values()
+    assert new_index["metadata"]["total_size"] == sum(t.numel() * t.element_size() for t in written)
+
+
+def test_two_runs_write_byte_identical_directories(make_model, sentencepiece, byte_level, tmp_path):
+    base = make_model("llama", sentencepiece)
+    donor = make_model("llama", byte_level, seed=1)
+    for name in ("one", "two"):
+        transplant(base, donor, tmp_path / name)
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "two").iterdir())
+    _, different, errors = filecmp.cmpfiles(tmp_path / "one", tmp_path / "two", files, shallow=False)
+    assert not different
+    assert not errors
+
+
+def test_matched_rows_are_the_bases_and_ids_follow_their_tokens(make_model, sentencepiece, byte_level, tmp_path):
+    base = make_model("llama", sentencepiece)
+    donor = make_model("llama", byte_level, seed=1)
+    report = transplant(base, donor, tmp_path / "out")
+    ours = json.loads((byte_level / "tokenizer.json").read_text())["model"]["vocab"]
+    theirs = json.loads((sentencepiece / "tokenizer.json").read_text())["model"]["vocab"]
+    old, new = tensors(base), tensors(tmp_path / "out")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        for target, source in (("Ġthe", "▁the"), ("Ċ", "\n"), ("<|im_end|>", "<eos>"), ("ã", "<0xE3>")):
+            assert same_bits(new[name][ours[target]], old[name][theirs[source]])
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert config["vocab_size"] == new["lm_head.weight"].shape[0]
+    assert config["eos_token_id"] == generation["eos_token_id"] == ours["<|im_end|>"]
+    assert report.matching.false_matches == 0
+    assert {row.token: row.base_tokens for row in report.specials}["<|im_start|>"] == ["<bos>"]
+
+
+def test_no_tokenizer_file_of_the_base_survives(make_model, sentencepiece, byte_level, tmp_path):
+    base = make_model("llama", sentencepiece)
+    (base / "tokenizer.model").write_bytes(b"stale")
+    (base / "special_tokens_map.json").write_text("{}")
+    (base / "LICENSE").write_text("terms")
+    transplant(base, make_model("llama", byte_level, seed=1), tmp_path / "out")
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert not files & {"tokenizer.model", "special_tokens_map.json"}
+    assert (tmp_path / "out" / "LICENSE").read_text() == "terms"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert filecmp.cmp(byte_level / name, tmp_path / "out" / name, shallow=False)
+
+
+@pytest.mark.parametrize("method", ["pieces", "mean", "gaussian", "zero"])
+def test_methods_without_a_donor_need_only_a_tokenizer(method, make_model, sentencepiece, byte_level, tmp_path):
+    base = make_model("llama", sentencepiece)
+    recipe = build_recipe(
+        {"base": str(base), "target": str(byte_level), "output": str(tmp_path / "out"), "method": method}
+    )
+    assert run(recipe).report.passed
+
+
+@pytest.mark.parametrize(
+    ("policy", "rows"), [("exact", 420), ("multiple: 64", 448), ("multiple: 42", 420), ("500", 500)]
+)
+def test_row_policies_pad_with_the_mean_row(policy, rows, make_model, sentencepiece, byte_level, tmp_path):
+    base = make_model("llama", sentencepiece)
+    override = f"rows={{{policy}}}" if ":" in policy else f"rows={policy}"
+    report = transplant(base, byte_level, tmp_path / "out", "method=pieces", override)
+    new = tensors(tmp_path / "out")["lm_head.weight"]
+    assert new.shape[0] == report.vocabulary.rows == rows
+    assert (new != 0).any(dim=1).all()
+    assert report.vocabulary.padding == rows - 420
+
+
+def test_the_donors_padding_is_kept_by_default(make_model, sentencepiece, byte_level, tmp_path):
+    base = make_model("llama", sentencepiece)
+    donor = make_model("llama", byte_level, seed=1, vocab_size=512)
+    assert transplant(base, donor, tmp_path / "out").vocabulary.rows == 512
+
+
+def test_a_token_past_the_donors_rows_gets_a_row_and_a_warning(make_model, sentencepiece, byte_level, tmp_path):
+    base = make_model("llama", sentencepiece)
+    donor = make_model("llama", byte_level, seed=1, vocab_size=400)
+    report = transplant(base, donor, tmp_path / "out", "rows=exact")
+    assert report.vocabulary.rows == 420
+    assert "TS003" in {warning.code for warning in report.warnings}
+    assert report.passed
+
+
+def test_a_head_bias_follows_its_head(make_model, sentencepiece, byte_level, tmp_path):
+    base = make_model("phi", sentencepiece)
+    report = transplant(base, byte_level, tmp_path / "out", "method=pieces")
+    old, new = tensors(base)["lm_head.bias"], tensors(tmp_path / "out")["lm_head.bias"]
+    ours = json.loads((byte_level / "tokenizer.json").read_text())["model"]["vocab"]
+    theirs = json.loads((sentencepiece / "tokenizer.json").read_text())["model"]["vocab"]
+    assert new.shape == (420,)
+    assert new[ours["Ġthe"]] == old[theirs["▁the"]]
+    assert report.passed
+
+
+def test_a_declared_tie_with_another_head_asks_for_a_decision(make_model, sentencepiece, byte_level, tmp_path):
+    from tokensurgeon.errors import PolicyError
+
+    base = make_model("llama", sentencepiece)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    donor = make_model("llama", byte_level, seed=1)
+    with pytest.raises(PolicyError, match=r"tie_word_embeddings.*lm_head.weight differs"):
+        transplant(base, donor, tmp_path / "out")
+    transplant(base, donor, tmp_path / "keep", "tie_policy=keep-head")
+    assert json.loads((tmp_path / "keep" / "config.json").read_text())["tie_word_embeddings"] is False
+    transplant(base, donor, tmp_path / "drop", "tie_policy=drop-head")
+    dropped = tensors(tmp_path / "drop")
+    assert same_bits(dropped["lm_head.weight"], dropped["model.embed_tokens.weight"])
+
+
+def test_a_reader_that_takes_the_tokenizer_for_another_fails_the_run(make_model, sentencepiece, byte_level, tmp_path):
+    from tokensurgeon.errors import VerificationError
+
+    base = make_model("llama", byte_level)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(
+        json.dumps({**config, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]})
+    )
+    with pytest.raises(VerificationError, match="AutoTokenizer reads this tokenizer as .*qwen2"):
+        transplant(base, sentencepiece, tmp_path / "out", "method=pieces", "verify.forward=false")
+    assert not (tmp_path / "out").exists()
+    report = transplant(
+        base,
+        sentencepiece,
+        tmp_path / "out",
+        "method=pieces",
+        "verify.forward=false",
+        "verify.allow_reader_mismatch=true",
+    )
+    assert "TS011" in {warning.code for warning in report.warnings}
+
+
+def test_a_user_map_is_obeyed(make_model, sentencepiece, byte_level, tmp_path):
+    base = make_model("llama", sentencepiece)
+    donor = make_model("llama", byte_level, seed=1)
+    override = 'anchors.map={"<|endoftext|>": "<eos>", "<file_sep>": "the fox"}'
+    report = transplant(base, donor, tmp_path / "out", override)
+    ours = {row.token: row for row in report.specials}
+    assert ours["<|endoftext|>"].base_tokens == ["<eos>"]
+    assert len(ours["<file_sep>"].base_tokens) > 1
+    new, old = tensors(tmp_path / "out"), tensors(base)
+    assert same_bits(new["lm_head.weight"][0], old["lm_head.weight"][1])
