@@ -145,6 +145,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> ModelMaker:
         import torch
         import transformers
 
+        transformers.utils.logging.disable_progress_bar()
         spec = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
         vocab = spec["model"]["vocab"]
         bound = max([*vocab.values(), *(t["id"] for t in spec["added_tokens"])]) + 1

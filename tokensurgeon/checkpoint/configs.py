@@ -136,16 +136,13 @@ def rewrite_generation_config(
         The new config and what changed.
     """
     new = _rewrite_level(config, remap, "")
-    for level in text_levels(model_config):
-        for role in ("bos", "eos", "pad"):
-            key = f"{role}_token_id"
-            if key not in config and level.get(key) is not None:
-                new[key] = _role_value(role, level[key], remap)
-    stops = [
-        *as_ids(_role_value("eos", config.get("eos_token_id"), remap)),
-        *as_ids(new.get("eos_token_id")),
-    ]
-    new["eos_token_id"] = _collapse(stops)
+    for role in ("bos", "eos", "pad"):
+        key = f"{role}_token_id"
+        named = [index for level in text_levels(model_config) for index in as_ids(level.get(key))]
+        if key not in config and named:
+            new[key] = _role_value(role, _collapse(named) if role == "eos" else named[0], remap)
+    if remap.stops and not new.get("eos_token_id"):
+        new["eos_token_id"] = _collapse(remap.stops)
     for role in ("bos", "pad"):
         if role in remap.roles:
             new[f"{role}_token_id"] = remap.roles[role]
@@ -192,8 +189,15 @@ def _rewrite_level(config: Mapping[str, Any], remap: IdRemap, prefix: str) -> di
             new[key] = remap.rows
         elif role and is_text:
             new[key] = _role_value(role.group(1), value, remap)
+        elif isinstance(value, list) and not value:
+            new[key] = value
         elif key == _FORCED:
-            new[key] = [[place, ids[0]] for place, old in value or [] if (ids := remap.ids(old))] or None
+            # Whisper: null is a token still to be found out.
+            new[key] = [
+                [place, ids[0] if ids else None]
+                for place, old in value or []
+                if (ids := remap.ids(old)) or old is None
+            ] or None
         elif key == "bad_words_ids":
             words = [[remap.ids(index) for index in word] for word in value or []]
             new[key] = [[ids[0] for ids in word] for word in words if all(word)] or None
@@ -208,7 +212,9 @@ def _rewrite_level(config: Mapping[str, Any], remap: IdRemap, prefix: str) -> di
 def _role_value(role: str, old: Any, remap: IdRemap) -> int | list[int] | None:  # noqa: ANN401
     followed = remap.ids(old) if old is not None else []
     if role == "eos":
-        return _collapse([*remap.stops, *followed])
+        stops = [*remap.stops, *followed]
+        same = old is not None and set(stops) == set(as_ids(old))
+        return old if same else _collapse(stops)
     if role in remap.roles:
         return remap.roles[role]
     return followed[0] if followed else None

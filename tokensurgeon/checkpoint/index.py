@@ -107,7 +107,11 @@ def find_weights(directory: Path) -> tuple[list[str], dict[str, Any] | None]:
         try:
             index = json.loads(index_path.read_text(encoding="utf-8"))
             names = sorted(set(index["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError("shard names are no strings")
+            if not isinstance(index.get("metadata", {}), dict):
+                raise TypeError("metadata is no object")
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise InputError(f"{index_path}: {error!r}", "a shard index with a weight_map") from error
         for name in names:
             if Path(name).name != name:
@@ -211,10 +215,12 @@ def read_shard(path: Path) -> Shard:
             )
         raw = file.read(length)
     try:
-        header = json.loads(raw)
+        header = json.loads(raw.decode(), object_pairs_hook=_without_repeats)
         metadata = header.pop("__metadata__", {})
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise TypeError("__metadata__ holds more than strings")
         tensors = [_read_entry(path, name, entry, 8 + length) for name, entry in header.items()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: damaged header ({error})", "a safetensors header") from error
     ordered = tuple(sorted(tensors, key=lambda tensor: (tensor.start, tensor.end)))
     position = 8 + length
@@ -232,9 +238,23 @@ def read_shard(path: Path) -> Shard:
     return Shard(path, ordered, dict(metadata), tuple(header))
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} twice")
+    return found
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} where a whole number belongs")
+    return value
+
+
 def _read_entry(path: Path, name: str, entry: dict[str, Any], base: int) -> TensorRef:
-    shape = tuple(int(size) for size in entry["shape"])
-    start, end = (int(offset) for offset in entry["data_offsets"])
+    shape = tuple(_whole(size) for size in entry["shape"])
+    start, end = (_whole(offset) for offset in entry["data_offsets"])
     dtype = str(entry["dtype"])
     if dtype not in _BITS:
         raise InputError(f"{path}: {name} has dtype {dtype}", "a dtype that safetensors defines")

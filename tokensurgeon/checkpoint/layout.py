@@ -72,7 +72,9 @@ class Layout:
     @property
     def head(self) -> VocabTensor:
         """The lm_head; the input embedding of a tied model."""
-        return next((t for t in self.tensors if t.role is TensorRole.HEAD), self.embedding)
+        heads = [tensor for tensor in self.tensors if tensor.role is TensorRole.HEAD]
+        # A copy deep inside a layer (multi-token prediction) may lie in an earlier shard.
+        return min(heads, key=lambda head: head.name.count("."), default=self.embedding)
 
     @property
     def rows(self) -> int:
@@ -111,6 +113,8 @@ _PATTERNS = tuple((role, re.compile(rf"(^|.*\.)({pattern})$")) for role, pattern
 
 # The main input embedding, should several tensors look like one.
 _MAIN = ("embed_tokens", "wte", "word_embeddings", "shared", "embed_in", "tok_embeddings")
+# These names are never those of a body tensor.
+_PLAIN_HEADS = re.compile(r"(^|.*\.)(lm_head|lm_head\.decoder|embed_out|lm_loss)\.weight$")
 _FLOATS = ("BF16", "F16", "F32", "F64")
 _PACKED = re.compile(
     r"\.(qweight|qzeros|scales|weight_scale(_inv)?|absmax|quant_map|weight_packed|weight\..*)$"
@@ -142,6 +146,7 @@ def find_layout(
     tensors = index.tensors
     forced = _forced(tensors, overrides or {})
     _refuse_packed(tensors)
+    _refuse_empty(tensors)
     embedding = forced.get(TensorRole.EMBEDDING) or _main_embedding(tensors, config)
     rows = embedding.shape[0]
     others = _other_sizes(config)
@@ -151,6 +156,11 @@ def find_layout(
             continue
         role = TensorRole.HEAD if forced.get(TensorRole.HEAD) is ref else _role_of(ref)
         axis = _token_axis(ref, role, rows)
+        if axis is None and forced.get(TensorRole.HEAD) is ref:
+            raise InputError(
+                f"layout.lm_head: {ref.name} has {ref.shape[0]} rows, {embedding.name} has {rows}",
+                "an lm_head with a row for every row of the input embedding",
+            )
         if role is not None and axis is not None:
             found.append(VocabTensor(ref, role, axis))
         elif rows in ref.shape and rows not in others:
@@ -159,6 +169,11 @@ def find_layout(
                 "in its shape and a name that does not say what it is",
                 "an input embedding, an lm_head, a bias or a per-layer embedding",
                 f"name the tensors in the recipe: layout: {{embedding: {embedding.name}, lm_head: ...}}",
+            )
+        elif _PLAIN_HEADS.match(ref.name) and ref.shape[1:] == embedding.shape[1:]:
+            raise InputError(
+                f"{ref.path.name}: {ref.name} has {ref.shape[0]} rows, {embedding.name} has {rows}",
+                "an lm_head with a row for every row of the input embedding",
             )
     for tensor in found:
         _refuse_quantised(tensor.ref)
@@ -172,6 +187,10 @@ def _forced(tensors: Mapping[str, TensorRef], overrides: Mapping[str, str]) -> d
         if name not in tensors:
             raise InputError(f"layout.{role}: no tensor {name}", "the name of a tensor of the base")
         forced[TensorRole(role)] = tensors[name]
+    embedding, head = forced.get(TensorRole.EMBEDDING), forced.get(TensorRole.HEAD)
+    for ref in (embedding, head):
+        if ref is not None and (len(ref.shape) != 2 or 0 in ref.shape):
+            raise InputError(f"layout: {ref.name} is {list(ref.shape)}", "a tensor with one row per token")
     return forced
 
 
@@ -228,7 +247,7 @@ def _other_sizes(config: Mapping[str, Any]) -> set[int]:
         numbers = {
             key: value
             for key, value in level.items()
-            if type(value) is int and not key.startswith("vocab_size")
+            if type(value) is int and "vocab" not in key and key != "embedding_size"  # OLMo's rows
         }
         sizes |= {value for key, value in numbers.items() if not key.endswith(("_id", "_index"))}
         heads, width = level.get("num_attention_heads"), level.get("head_dim")
@@ -245,6 +264,16 @@ def _refuse_packed(tensors: Mapping[str, TensorRef]) -> None:
             TensorRole.HEAD,
         ):
             _raise_quantised(ref)
+
+
+def _refuse_empty(tensors: Mapping[str, TensorRef]) -> None:
+    for ref in tensors.values():
+        if 0 in ref.shape and _role_of(ref) in (TensorRole.EMBEDDING, TensorRole.HEAD):
+            raise InputError(
+                f"{ref.path}: {ref.name} is empty: {list(ref.shape)}",
+                "gathered weights; DeepSpeed ZeRO-3 saves empty ones",
+                "run zero_to_fp32.py in the training checkpoint first",
+            )
 
 
 def _refuse_quantised(ref: TensorRef) -> None:

@@ -30,6 +30,7 @@ class _Collector(logging.Handler):
 def main() -> None:
     """Do the job on stdin."""
     job = json.load(sys.stdin)
+    out, sys.stdout = sys.stdout, sys.stderr  # a model's own code may print
     import transformers
 
     collector = _Collector()
@@ -43,7 +44,7 @@ def main() -> None:
             result["model"] = _run_model(job, result.pop("tokenizer"))
         result.pop("tokenizer", None)
     result["warnings"] = [*collector.messages, *(str(warning.message) for warning in caught)]
-    json.dump(result, sys.stdout)
+    json.dump(result, out)
 
 
 def _read_tokenizer(job: dict[str, Any]) -> dict[str, Any]:

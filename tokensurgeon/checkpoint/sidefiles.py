@@ -27,13 +27,15 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-_TOKENIZER_SUFFIXES = (".tiktoken",)
+_TOKENIZER_SUFFIXES = (".tiktoken", ".spm", ".model")
+_TOKENIZER_PREFIX = "tokenizer.model."  # Mistral's tokenizer.model.v3
 _TEMPLATE_FOLDER = "additional_chat_templates"
 REPORT_FILES = ("report.json", "report.html", "provenance.json")
 _REBUILT = ("config.json", "generation_config.json", "README.md", *REPORT_FILES)
 _WEIGHT_SUFFIXES = (
     ".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".h5",
-    ".msgpack", ".gguf", ".onnx", ".onnx_data", ".npz", ".tflite", ".mlmodel", ".ot",
+    ".msgpack", ".gguf", ".onnx", ".onnx_data", ".npz", ".tflite", ".mlmodel", ".ot", ".h5.index.json",
+    ".msgpack.index.json", ".onnx.data", ".pkl", ".pickle",
 )  # fmt: skip
 
 
@@ -42,6 +44,7 @@ def is_tokenizer_file(path: Path) -> bool:
     return (
         path.name in TOKENIZER_FILES
         or path.name.endswith(_TOKENIZER_SUFFIXES)
+        or path.name.startswith(_TOKENIZER_PREFIX)
         or path.parts[0] == _TEMPLATE_FOLDER
     )
 

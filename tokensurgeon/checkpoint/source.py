@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from tokensurgeon.checkpoint.index import INDEX_NAME, SINGLE_NAME
+from tokensurgeon.checkpoint.index import INDEX_NAME, SINGLE_NAME, find_weights
 from tokensurgeon.checkpoint.layout import is_vocab_name
 from tokensurgeon.errors import InputError, PolicyError
 
@@ -42,11 +41,10 @@ def resolve_checkpoint(path: str, revision: str | None, weights: str) -> Path:
 
 
 def _vocabulary_shards(directory: Path) -> list[str]:
-    index = directory / INDEX_NAME
-    if not index.is_file():
+    if not (directory / INDEX_NAME).is_file():
         return [SINGLE_NAME]
-    weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    return sorted({file for name, file in weight_map.items() if is_vocab_name(name)})
+    _, index = find_weights(directory)
+    return sorted({file for name, file in (index or {})["weight_map"].items() if is_vocab_name(name)})
 
 
 def _fetch(repository: str, revision: str | None, patterns: list[str]) -> Path:
@@ -54,6 +52,7 @@ def _fetch(repository: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -80,6 +79,10 @@ def _fetch(repository: str, revision: str | None, patterns: list[str]) -> Path:
             f"{repository}: not in the local cache, and the hub cannot be reached",
             "a cached repository when offline",
             "download it where there is a network, or give a local directory",
+        ) from error
+    except HFValidationError as error:
+        raise InputError(
+            f"{repository}: no such directory", "a checkpoint directory, or a hub id such as org/name"
         ) from error
     except HfHubHTTPError as error:
         raise InputError(f"{repository}: {error}", "an answer from the hub", "try again") from error

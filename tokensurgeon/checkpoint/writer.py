@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -62,12 +63,12 @@ def staged_directory(output: Path, force: bool = False) -> Iterator[Path]:
         try:
             yield stage
             _sync(stage)
+            refuse_existing(output, force)
+            (stage / _LOCK).unlink()
+            _publish(stage, output)
         except OSError as error:
             _refuse_disk_trouble(error, stage)
             raise
-        refuse_existing(output, force)
-        (stage / _LOCK).unlink()
-        _publish(stage, output)
     finally:
         lock.close()
         shutil.rmtree(stage, ignore_errors=True)
@@ -97,7 +98,7 @@ def _stage_prefix(output: Path) -> str:
 
 
 def _remove_leftovers(output: Path) -> None:
-    for stale in output.parent.glob(_stage_prefix(output) + "*"):
+    for stale in output.parent.glob(glob.escape(_stage_prefix(output)) + "*"):
         lock_path = stale / _LOCK
         if not lock_path.is_file():
             continue
@@ -111,12 +112,17 @@ def _remove_leftovers(output: Path) -> None:
 
 def _publish(stage: Path, output: Path) -> None:
     stage.chmod(0o777 & ~_umask())
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         old = Path(tempfile.mkdtemp(prefix=_stage_prefix(output), dir=output.parent))
         (old / _LOCK).touch()
         output.rename(old / "replaced")
-        stage.rename(output)
-        shutil.rmtree(old)
+        try:
+            stage.rename(output)
+        except OSError:
+            (old / "replaced").rename(output)
+            raise
+        finally:
+            shutil.rmtree(old)
     else:
         stage.rename(output)
     _fsync(output.parent)

@@ -91,8 +91,9 @@ def main() -> None:
     except TyperException as error:
         code = _fail(RecipeError(error.format_message(), next_step="see `tokensurgeon --help`"))
     except (KeyboardInterrupt, typer.Abort):
-        console.print_error("interrupted; nothing was written")
         code = _INTERRUPTED
+    if code == _INTERRUPTED:  # also what typer makes of Ctrl-C inside a verb
+        console.print_error("interrupted; nothing was written")
     sys.exit(code or 0)
 
 

@@ -1,0 +1,105 @@
+"""Imports point one way, and looking for help costs no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tokensurgeon
+
+PACKAGE = Path(tokensurgeon.__file__).parent
+
+# Room -> rooms it may import, besides itself. Anyone may use errors, console, notices and the version.
+ARROWS = {
+    "errors": set(),
+    "console": set(),
+    "notices": set(),
+    "recipe": {"methods"},
+    "vocab": set(),
+    "checkpoint": {"vocab"},
+    "solvers": set(),
+    "methods": {"solvers"},
+    "evaluation": {"vocab"},
+    "report": set(),
+    "inputs": {"recipe", "checkpoint", "methods"},
+    "plan": {"inputs", "recipe", "vocab", "checkpoint", "methods"},
+    "surgery": {"plan", "checkpoint", "methods"},
+    "evidence": {"plan", "surgery", "checkpoint", "vocab", "report"},
+    "pipeline": {"plan", "surgery", "evidence", "recipe", "vocab", "checkpoint", "methods", "report"},
+    "cli": {"pipeline", "plan", "recipe", "vocab", "checkpoint", "methods", "evaluation", "report"},
+}
+EVERYWHERE = {"errors", "console", "notices", ""}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "tokensurgeon":
+                names = [f"tokensurgeon.{alias.name}" for alias in node.names if not alias.name.startswith("__")]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("tokensurgeon.")}
+    return rooms
+
+
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE or "__" not in path.name]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(path):
+    room = room_of(path)
+    assert imported_rooms(path) <= ARROWS[room] | EVERYWHERE | {room}
+
+
+def test_a_recipe_takes_parameters_from_methods_and_nothing_else():
+    for path in (PACKAGE / "recipe").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("tokensurgeon.methods") == text.count("tokensurgeon.methods.params")
+
+
+def test_solvers_import_torch_only():
+    for path in (PACKAGE / "solvers").glob("*.py"):
+        modules = {
+            alias.name if isinstance(node, ast.Import) else node.module
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        outside = {name.split(".")[0] for name in modules} - sys.stdlib_module_names
+        assert outside <= {"torch"}
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_importing_the_package_loads_no_torch():
+    done = run_python("import tokensurgeon, sys; sys.exit('torch' in sys.modules)")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb", ["", "run", "transplant", "plan", "verify", "eval", "inspect", "methods", "report"])
+def test_help_loads_no_torch(verb):
+    arguments = ["tokensurgeon", *([verb] if verb else []), "--help"]
+    done = run_python(
+        f"import sys\nsys.argv = {arguments}\nfrom tokensurgeon.cli.app import main\n"
+        "try:\n    main()\nfinally:\n    print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    assert done.stdout.endswith("False False\n"), done.stderr
+    assert "Usage:" in done.stdout
+
+
+def test_the_check_for_torch_would_notice_it():
+    done = run_python("import tokensurgeon.solvers.omp, sys; print('torch' in sys.modules)")
+    assert done.stdout == "True\n"
