@@ -117,9 +117,7 @@ def wordpiece(lowercase=True, pieces=()):
     learnt = ["the", "cat", "run", "ing", ".", ",", "日", "本", "é", "a", "to"]
     learnt += ["##the", "##n", "##ing", "##s", "##é", "##a", "##."]
     learnt += [] if lowercase else ["The", "Cat", "##A"]
-    tokenizer = Tokenizer(
-        models.WordPiece(vocab=number([*specials, *learnt, *pieces]), unk_token="[UNK]")
-    )
+    tokenizer = Tokenizer(models.WordPiece(vocab=number([*specials, *learnt, *pieces]), unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()

@@ -142,11 +142,10 @@ def test_an_ordinary_token_never_receives_a_control_row(pair):
 
 
 def test_learnt_text_that_spells_a_control_token_is_not_linked_to_it(build):
-    target = build.load(build.byte_level(["<s>"]))
-    base = simple(build, "<s>", bos="<s>")
-    match = match_vocabularies(target, base, roles=ROLES)
-    assert target.by_content["<s>"].id in match.missing
-    assert match_vocabularies(base, target, roles=ROLES).missing == [base.by_content["<s>"].id]
+    learnt, control = build.load(build.byte_level(["<s>"])), simple(build, "<s>", bos="<s>")
+    for target, base in ((learnt, control), (control, learnt)):
+        match = match_vocabularies(target, base, roles=ROLES)
+        assert target.by_content["<s>"].id in match.missing
 
 
 class TestChat:

@@ -147,10 +147,27 @@ def test_an_unknown_token_is_special_without_the_config_saying_so(build):
     assert "unk" not in unigram.roles
 
 
-def test_a_unigram_unk_outside_the_added_tokens_is_special():
-    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -1.0)], unk_id=0))
+def test_an_unknown_token_outside_the_added_tokens_is_special(build):
+    tokenizer = Tokenizer(models.Unigram([("▁", -1.0), ("<?>", 0.0)], unk_id=1))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    assert tokenizer.get_added_tokens_decoder() == {}
+    vocabulary = build.load(tokenizer)
+    assert [(token.kind, token.added) for token in vocabulary] == [(Kind.TEXT, False), (Kind.SPECIAL, False)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "unknown"),
+    [("unigram", "<unk>"), ("sentencepiece", "<unk>"), ("wordpiece-cased", "[UNK]"), ("byte-level", None)],
+)
+def test_the_unknown_token_is_the_one_the_model_gives(vocabularies, kind, unknown):
+    vocabulary = vocabularies[kind]
+    expected = None if unknown is None else vocabulary.by_content[unknown].id
+    assert vocabulary.unknown == expected
+
+
+def test_a_token_that_only_the_config_calls_unk_is_not_what_the_model_gives(build):
+    vocabulary = build.load(build.byte_level(), unk_token="<|endoftext|>")
+    assert vocabulary.roles == {"unk": 0}
+    assert vocabulary.unknown is None
 
 
 def test_roles_are_read_from_strings_and_from_dicts(build):
@@ -279,17 +296,13 @@ class TestErrors:
             load_vocabulary(directory)
 
     def test_a_vocabulary_that_marks_word_ends_is_refused(self, build):
-        tokenizer = Tokenizer(
-            models.BPE(vocab={"a": 0, "a</w>": 1}, merges=[], end_of_word_suffix="</w>")
-        )
+        tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "a</w>": 1}, merges=[], end_of_word_suffix="</w>"))
         tokenizer.decoder = decoders.BPEDecoder()
         with pytest.raises(InputError, match=r"tokenizer\.json: end_of_word_suffix '</w>'"):
             build.load(tokenizer)
 
     def test_a_continuation_prefix_outside_wordpiece_is_refused(self, build):
-        tokenizer = Tokenizer(
-            models.BPE(vocab={"a": 0, "##a": 1}, merges=[], continuing_subword_prefix="##")
-        )
+        tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "##a": 1}, merges=[], continuing_subword_prefix="##"))
         with pytest.raises(InputError, match="continuing_subword_prefix '##' in a BPE model"):
             build.load(tokenizer)
 

@@ -78,7 +78,7 @@ def verify_checkpoint(
 
 def _overrides(expected: Expectation | None, index: CheckpointIndex) -> dict[str, str]:
     """The tensors that a recipe named by hand: those whose names do not say what they are."""
-    if expected is None:
+    if expected is None or not expected.vocab:
         return {}
     main, *others = expected.vocab
     heads = [name for name in others if not is_vocab_name(name)]

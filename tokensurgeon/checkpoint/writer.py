@@ -120,9 +120,9 @@ def _publish(stage: Path, output: Path) -> None:
             stage.rename(output)
         except OSError:
             (old / "replaced").rename(output)
-            raise
-        finally:
             shutil.rmtree(old)
+            raise
+        shutil.rmtree(old)
     else:
         stage.rename(output)
     _fsync(output.parent)

@@ -99,7 +99,7 @@ def _by_user_map(target: Vocabulary, base: Vocabulary, user_map: Mapping[str, st
             token = target.tokens[ids[0]]
         known = base.by_content.get(text)
         sources = (known.id,) if known else tuple(base.encode(text))
-        if not sources or (base.roles.get("unk") in sources and not known):
+        if not sources or (base.unknown in sources and not known):
             raise RecipeError(
                 f"anchors.map: the base tokenizer has no token for {text!r} (mapped to {wanted!r})",
                 "a base token, or text that base tokens can spell",

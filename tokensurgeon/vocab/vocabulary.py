@@ -8,6 +8,7 @@ next. What a token *is* are the bytes it stands for, so every token is read from
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from tokenizers import Tokenizer
 from tokensurgeon.errors import InputError
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+_BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 class Kind(StrEnum):
@@ -129,6 +132,16 @@ class Vocabulary:
     @cached_property
     def _model(self) -> Any:  # noqa: ANN401 - tokenizers has no public model type
         return self.tokenizer.model
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """Id the model gives to text it cannot spell; None when it has none, whatever the config calls unk."""
+        model = self.spec["model"]
+        if model.get("unk_token") is not None:
+            token = self.by_content.get(model["unk_token"])
+            return token.id if token else None
+        unk_id: int | None = model.get("unk_id")
+        return unk_id
 
     def run_model(self, piece: str) -> list[int]:
         """Segment an already normalised piece with the model alone, no pre-tokenizer, no added tokens."""
@@ -334,7 +347,7 @@ class _Decoder:
             return Kind.TEXT, data, data.startswith(b" ")
         if self.family is Family.WORDPIECE:
             return self._wordpiece(content)
-        if self._byte_fallback and len(content) == 6 and content.startswith("<0x") and content.endswith(">"):
+        if self._byte_fallback and _BYTE_PIECE.fullmatch(content):
             return Kind.BYTE, bytes.fromhex(content[3:5]), False
         if self.family is Family.SENTENCEPIECE:
             content = content.replace("▁", " ")

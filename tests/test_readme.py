@@ -1,0 +1,79 @@
+"""Every command in the README runs, in order, in a folder that holds what the README says it holds."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tokensurgeon.cli.app import main
+from tokensurgeon.methods.registry import METHODS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    found = []
+    for language, block in BLOCKS:
+        if language == "console":
+            joined = block.replace("\\\n", " ")
+            found += [line[2:].split("  #")[0].strip() for line in joined.splitlines() if line.startswith("$ ")]
+    return found
+
+
+@pytest.fixture
+def folder(make_model, sentencepiece, byte_level, tmp_path, monkeypatch):
+    """The working directory of the README: two models, two texts, the shipped recipes."""
+    base = make_model("gemma3", sentencepiece)
+    donor = make_model("llama-tied", byte_level, seed=1)
+    for name, source in (("gemma3", base), ("smollm2", donor)):
+        shutil.copytree(source, tmp_path / "build" / "models" / name)
+    (tmp_path / "build" / "texts").mkdir()
+    (tmp_path / "build" / "texts" / "english.txt").write_text("The quick brown fox jumps. " * 20)
+    (tmp_path / "build" / "texts" / "code.txt").write_text("def add(a, b):\n    return a + b\n")
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_readme_opens_with_two_commands():
+    assert commands()[:2] == ["make demo", "make test"]
+
+
+def test_every_command_of_the_readme_runs(folder, monkeypatch, capsys):
+    ran = []
+    for command in commands():
+        words = shlex.split(command)
+        if words[0] == "make":
+            done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{command}: {done.stderr}"
+        else:
+            assert words[0] == "tokensurgeon", f"no test knows how to run {command!r}"
+            monkeypatch.setattr(sys, "argv", words)
+            with pytest.raises(SystemExit) as ended:  # noqa: PT011 - the code is the result
+                main()
+            assert not ended.value.code, f"{command}: {capsys.readouterr().err}"
+        ran.append(words[0])
+    assert ran.count("tokensurgeon") >= 8
+
+
+def test_the_readme_names_every_method_and_every_room():
+    for name in METHODS:
+        assert f"`{name}`" in README
+    package = ROOT / "tokensurgeon"
+    rooms = [path for path in package.iterdir() if path.is_dir() and (path / "__init__.py").is_file()]
+    for room in [*rooms, *package.glob("[a-z]*.py")]:
+        assert f"{room.name}/" in README or room.name in README, f"{room.name} is missing from the map"
+
+
+def test_pictures_in_the_readme_exist():
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
+    assert pictures
+    assert all((ROOT / picture).is_file() for picture in pictures)
