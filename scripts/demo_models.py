@@ -9,6 +9,7 @@ They are written as ordinary checkpoints in bfloat16; what is there already is k
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -54,6 +55,7 @@ def convert(find: Callable[[Path], Path], output: Path, scratch: Path) -> None:
     if output.is_dir():
         print(f"{output} is there already")
         return
+    os.environ["TQDM_DISABLE"] = "1"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging

@@ -99,7 +99,8 @@ def sentencepiece(tmp_path_factory: pytest.TempPathFactory) -> Path:
         single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", vocab["<bos>"])]
     )
     template = (
-        "<bos>{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n{% endfor %}"
+        "<bos>{% for m in messages %}<start_of_turn>{{ m['role'] }}\n"
+        "{{ m['content'] }}<end_of_turn>\n{% endfor %}"
     )
     return write_tokenizer(
         tmp_path_factory.mktemp("sentencepiece"),
@@ -128,7 +129,9 @@ def wordpiece(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     roles = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
     return write_tokenizer(tmp_path_factory.mktemp("wordpiece"), tokenizer, **roles)
@@ -141,7 +144,9 @@ ModelMaker = Callable[..., Path]
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> ModelMaker:
     """Build a tiny random checkpoint of any architecture around a tokenizer."""
 
-    def make(kind: str, tokenizer: Path, *, shard: str | None = None, seed: int = 0, **changes: object) -> Path:
+    def make(
+        kind: str, tokenizer: Path, *, shard: str | None = None, seed: int = 0, **changes: object
+    ) -> Path:
         import torch
         import transformers
 

@@ -28,7 +28,8 @@ ARROWS = {
     "inputs": {"recipe", "checkpoint", "methods"},
     "plan": {"inputs", "recipe", "vocab", "checkpoint", "methods"},
     "surgery": {"plan", "checkpoint", "methods"},
-    "evidence": {"plan", "surgery", "checkpoint", "vocab", "report"},
+    "quality": {"plan", "surgery", "checkpoint", "report"},
+    "evidence": {"plan", "surgery", "quality", "checkpoint", "vocab", "report"},
     "pipeline": {"plan", "surgery", "evidence", "recipe", "vocab", "checkpoint", "methods", "report"},
     "cli": {"pipeline", "plan", "recipe", "vocab", "checkpoint", "methods", "evaluation", "report"},
 }
@@ -46,7 +47,9 @@ def imported_rooms(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module]
             if node.module == "tokensurgeon":
-                names = [f"tokensurgeon.{alias.name}" for alias in node.names if not alias.name.startswith("__")]
+                names = [
+                    f"tokensurgeon.{alias.name}" for alias in node.names if not alias.name.startswith("__")
+                ]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         rooms |= {name.split(".")[1] for name in names if name.startswith("tokensurgeon.")}
@@ -89,7 +92,9 @@ def test_importing_the_package_loads_no_torch():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("verb", ["", "run", "transplant", "plan", "verify", "eval", "inspect", "methods", "report"])
+@pytest.mark.parametrize(
+    "verb", ["", "run", "transplant", "plan", "verify", "eval", "inspect", "methods", "report"]
+)
 def test_help_loads_no_torch(verb):
     arguments = ["tokensurgeon", *([verb] if verb else []), "--help"]
     done = run_python(

@@ -30,7 +30,7 @@ def refuses(monkeypatch, capsys, tmp_path):
     def check(code: int, message: str, *arguments: object) -> None:
         before = snapshot(tmp_path)
         monkeypatch.setattr(sys, "argv", ["tokensurgeon", *map(str, arguments)])
-        with pytest.raises(SystemExit, match=f"^{code}$"):
+        with pytest.raises(SystemExit, match=rf"^{code}$"):
             main()
         captured = capsys.readouterr()
         assert message in captured.err
@@ -208,7 +208,7 @@ def test_failures_are_one_json_document_too(models, monkeypatch, capsys, tmp_pat
     arguments = ["transplant", str(base), str(donor), str(tmp_path / "out"), "--json"]
     arguments += ["--set", "anchors.minimum=1000"]
     monkeypatch.setattr(sys, "argv", ["tokensurgeon", *arguments])
-    with pytest.raises(SystemExit, match="^4$"):
+    with pytest.raises(SystemExit, match=r"^4$"):
         main()
     document = json.loads(capsys.readouterr().out)
     assert document["exit_code"] == 4

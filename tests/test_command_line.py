@@ -18,7 +18,7 @@ def call(monkeypatch, capsys):
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["tokensurgeon", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:  # noqa: PT011 - the code is the result
+        with pytest.raises(SystemExit) as ended:
             main()
         captured = capsys.readouterr()
         return ended.value.code, captured.out, captured.err
@@ -44,7 +44,9 @@ def output(make_model, sentencepiece, byte_level, tmp_path_factory):
     return place
 
 
-def test_a_run_prints_a_summary_and_where_its_report_is(call, make_model, sentencepiece, byte_level, tmp_path):
+def test_a_run_prints_a_summary_and_where_its_report_is(
+    call, make_model, sentencepiece, byte_level, tmp_path
+):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"base: {make_model('llama', sentencepiece)}\ntarget: {byte_level}\n"
@@ -173,7 +175,9 @@ def test_an_interrupt_has_its_own_code(call, monkeypatch, tmp_path):
     assert "interrupted" in err
 
 
-def test_force_replaces_an_output_once_the_new_one_is_verified(call, make_model, sentencepiece, byte_level, tmp_path):
+def test_force_replaces_an_output_once_the_new_one_is_verified(
+    call, make_model, sentencepiece, byte_level, tmp_path
+):
     base = make_model("llama", sentencepiece)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").write_text("x")

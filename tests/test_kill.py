@@ -11,7 +11,9 @@ import time
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 
 
-def test_a_kill_at_any_moment_leaves_nothing_or_a_verified_output(make_model, sentencepiece, byte_level, tmp_path):
+def test_a_kill_at_any_moment_leaves_nothing_or_a_verified_output(
+    make_model, sentencepiece, byte_level, tmp_path
+):
     base = make_model("llama", sentencepiece)
     output = tmp_path / "out"
     command = [sys.executable, "-m", "tokensurgeon", "transplant", str(base), str(byte_level), str(output)]

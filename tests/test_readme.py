@@ -24,7 +24,9 @@ def commands() -> list[str]:
     for language, block in BLOCKS:
         if language == "console":
             joined = block.replace("\\\n", " ")
-            found += [line[2:].split("  #")[0].strip() for line in joined.splitlines() if line.startswith("$ ")]
+            found += [
+                line[2:].split("  #")[0].strip() for line in joined.splitlines() if line.startswith("$ ")
+            ]
     return found
 
 
@@ -52,12 +54,14 @@ def test_every_command_of_the_readme_runs(folder, monkeypatch, capsys):
     for command in commands():
         words = shlex.split(command)
         if words[0] == "make":
-            done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+            )
             assert done.returncode == 0, f"{command}: {done.stderr}"
         else:
             assert words[0] == "tokensurgeon", f"no test knows how to run {command!r}"
             monkeypatch.setattr(sys, "argv", words)
-            with pytest.raises(SystemExit) as ended:  # noqa: PT011 - the code is the result
+            with pytest.raises(SystemExit) as ended:
                 main()
             assert not ended.value.code, f"{command}: {capsys.readouterr().err}"
         ran.append(words[0])

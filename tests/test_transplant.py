@@ -73,7 +73,9 @@ def test_tied_and_untied_bases_take_tied_and_untied_donors(
             assert same_bits(old[name], new[name])
 
 
-def test_shards_without_vocabulary_tensors_stay_byte_identical(make_model, sentencepiece, byte_level, tmp_path):
+def test_shards_without_vocabulary_tensors_stay_byte_identical(
+    make_model, sentencepiece, byte_level, tmp_path
+):
     base = make_model("llama", sentencepiece, shard="12KB")
     donor = make_model("llama", byte_level, seed=1)
     transplant(base, donor, tmp_path / "out")
@@ -102,7 +104,9 @@ def test_two_runs_write_byte_identical_directories(make_model, sentencepiece, by
     assert not errors
 
 
-def test_matched_rows_are_the_bases_and_ids_follow_their_tokens(make_model, sentencepiece, byte_level, tmp_path):
+def test_matched_rows_are_the_bases_and_ids_follow_their_tokens(
+    make_model, sentencepiece, byte_level, tmp_path
+):
     base = make_model("llama", sentencepiece)
     donor = make_model("llama", byte_level, seed=1)
     report = transplant(base, donor, tmp_path / "out")
@@ -134,7 +138,9 @@ def test_no_tokenizer_file_of_the_base_survives(make_model, sentencepiece, byte_
 
 
 @pytest.mark.parametrize("method", ["pieces", "mean", "gaussian", "zero"])
-def test_methods_without_a_donor_need_only_a_tokenizer(method, make_model, sentencepiece, byte_level, tmp_path):
+def test_methods_without_a_donor_need_only_a_tokenizer(
+    method, make_model, sentencepiece, byte_level, tmp_path
+):
     base = make_model("llama", sentencepiece)
     recipe = build_recipe(
         {"base": str(base), "target": str(byte_level), "output": str(tmp_path / "out"), "method": method}
@@ -161,7 +167,9 @@ def test_the_donors_padding_is_kept_by_default(make_model, sentencepiece, byte_l
     assert transplant(base, donor, tmp_path / "out").vocabulary.rows == 512
 
 
-def test_a_token_past_the_donors_rows_gets_a_row_and_a_warning(make_model, sentencepiece, byte_level, tmp_path):
+def test_a_token_past_the_donors_rows_gets_a_row_and_a_warning(
+    make_model, sentencepiece, byte_level, tmp_path
+):
     base = make_model("llama", sentencepiece)
     donor = make_model("llama", byte_level, seed=1, vocab_size=400)
     report = transplant(base, donor, tmp_path / "out", "rows=exact")
@@ -181,7 +189,9 @@ def test_a_head_bias_follows_its_head(make_model, sentencepiece, byte_level, tmp
     assert report.passed
 
 
-def test_a_declared_tie_with_another_head_asks_for_a_decision(make_model, sentencepiece, byte_level, tmp_path):
+def test_a_declared_tie_with_another_head_asks_for_a_decision(
+    make_model, sentencepiece, byte_level, tmp_path
+):
     from tokensurgeon.errors import PolicyError
 
     base = make_model("llama", sentencepiece)
@@ -197,7 +207,9 @@ def test_a_declared_tie_with_another_head_asks_for_a_decision(make_model, senten
     assert same_bits(dropped["lm_head.weight"], dropped["model.embed_tokens.weight"])
 
 
-def test_a_reader_that_takes_the_tokenizer_for_another_fails_the_run(make_model, sentencepiece, byte_level, tmp_path):
+def test_a_reader_that_takes_the_tokenizer_for_another_fails_the_run(
+    make_model, sentencepiece, byte_level, tmp_path
+):
     from tokensurgeon.errors import VerificationError
 
     base = make_model("llama", byte_level)
@@ -205,7 +217,7 @@ def test_a_reader_that_takes_the_tokenizer_for_another_fails_the_run(make_model,
     (base / "config.json").write_text(
         json.dumps({**config, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]})
     )
-    with pytest.raises(VerificationError, match="AutoTokenizer reads this tokenizer as .*qwen2"):
+    with pytest.raises(VerificationError, match=r"AutoTokenizer reads this tokenizer as .*qwen2"):
         transplant(base, sentencepiece, tmp_path / "out", "method=pieces", "verify.forward=false")
     assert not (tmp_path / "out").exists()
     report = transplant(

@@ -7,17 +7,15 @@ from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import version
 
-import torch
-from torch import Tensor
-
 from tokensurgeon import __version__
-from tokensurgeon.checkpoint.expectation import MADE, PADDING, hash_file, token_rows
+from tokensurgeon.checkpoint.expectation import hash_file
 from tokensurgeon.checkpoint.index import CheckpointIndex
 from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.notices import Notice
 from tokensurgeon.plan import Plan
+from tokensurgeon.quality import judge_rows
 from tokensurgeon.report import model as r
-from tokensurgeon.surgery import MadeRows, NewTensor
+from tokensurgeon.surgery import NewTensor
 from tokensurgeon.vocab.digits import digit_scheme
 from tokensurgeon.vocab.probe import MESSAGES
 from tokensurgeon.vocab.scripts import count_scripts
@@ -25,9 +23,6 @@ from tokensurgeon.vocab.special import render_chat
 from tokensurgeon.vocab.vocabulary import Kind, Vocabulary
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
-_BINS = 40
-_WORST = 20
-_INGREDIENTS = 5
 
 
 def gather_evidence(
@@ -57,7 +52,7 @@ def gather_evidence(
         origins=_origins(plan, main),
         anchors=_anchors(plan, main),
         specials=_specials(plan, main),
-        tensors=[_quality(plan, tensor) for tensor in tensors],
+        tensors=[judge_rows(plan, tensor) for tensor in tensors],
         traits=traits,
         config_changes=[
             r.FieldChange(file=c.file, field=c.field, old=c.old, new=c.new) for c in plan.config_changes
@@ -185,90 +180,6 @@ def _specials(plan: Plan, main: NewTensor) -> list[r.SpecialToken]:
             )
         )
     return rows
-
-
-def _quality(plan: Plan, new: NewTensor) -> r.TensorQuality:
-    tensor = new.tensor
-    source = new.source
-    data = token_rows(new.data, tensor.axis)
-    norms = torch.cat([part.float().norm(dim=1) for part in data.split(16384)])
-    kept = norms[[row for row, origin in enumerate(source) if origin >= 0]]
-    made = new.made
-    residuals = made.residual[~made.residual.isnan()] if made else torch.empty(0)
-    return r.TensorQuality(
-        name=tensor.name,
-        role=str(tensor.role),
-        tied=plan.inputs.layout.tied and tensor.name == plan.inputs.layout.embedding.name,
-        dtype=tensor.ref.dtype,
-        old_shape=list(tensor.ref.shape),
-        new_shape=list(new.data.shape),
-        copied=len(kept),
-        made=source.count(MADE),
-        padding=source.count(PADDING),
-        equal_to=new.equal_to,
-        kept_norms=quantiles(kept),
-        new_norms=quantiles(norms[made.ids]) if made else None,
-        residuals=quantiles(residuals),
-        worst=_worst(plan, made, norms, kept) if made else [],
-        note=new.note,
-    )
-
-
-def _worst(plan: Plan, made: MadeRows, norms: Tensor, kept: Tensor) -> list[r.TokenRow]:
-    """Rows to look at first: largest residual, or most unusual norm where the method has none."""
-    unusual = (norms[made.ids].log() - kept.median().log()).abs() if len(kept) else norms[made.ids]
-    badness = torch.where(made.residual.isnan(), unusual, made.residual)
-    order = sorted(range(len(made.ids)), key=lambda row: (-float(badness[row]), made.ids[row]))[:_WORST]
-    rows = []
-    for row in order:
-        weights = made.coefs[row].tolist()
-        ingredients = sorted(
-            (
-                (weight, index)
-                for weight, index in zip(weights, made.sources[row].tolist(), strict=True)
-                if index >= 0
-            ),
-            key=lambda pair: (-abs(pair[0]), pair[1]),
-        )
-        residual = float(made.residual[row])
-        rows.append(
-            r.TokenRow(
-                id=made.ids[row],
-                token=plan.match.target.tokens[made.ids[row]].text,
-                method=made.methods[row],
-                residual=None if math.isnan(residual) else residual,
-                norm=float(norms[made.ids[row]]),
-                made_of=[
-                    r.Ingredient(token=plan.match.base.tokens[index].text, weight=weight)
-                    for weight, index in ingredients[:_INGREDIENTS]
-                ],
-            )
-        )
-    return rows
-
-
-def quantiles(values: Tensor) -> r.Quantiles | None:
-    """A distribution in short; None for no values.
-
-    Args:
-        values: ``(n,)`` float32, finite.
-
-    Returns:
-        Quantiles and a histogram, or None.
-    """
-    if not len(values):
-        return None
-    ordered = values.to(torch.float64).sort().values
-    at = [
-        float(ordered[min(int(share * len(ordered)), len(ordered) - 1)])
-        for share in (0, 0.01, 0.25, 0.5, 0.75, 0.99, 1)
-    ]
-    low, high = at[0], at[-1]
-    counts = torch.histc(ordered, _BINS, low, high) if high > low else torch.tensor([float(len(ordered))])
-    names = ("minimum", "q01", "q25", "median", "q75", "q99", "maximum")
-    return r.Quantiles(
-        count=len(ordered), histogram=[int(c) for c in counts], **dict(zip(names, at, strict=True))
-    )
 
 
 def _traits(plan: Plan) -> r.TokenizerTraits:

@@ -24,7 +24,11 @@ FAMILIES = {
         True,
     ),
     "neox": (
-        {"gpt_neox.embed_in.weight": (V, H), "gpt_neox.final_layer_norm.bias": (H,), "embed_out.weight": (V, H)},
+        {
+            "gpt_neox.embed_in.weight": (V, H),
+            "gpt_neox.final_layer_norm.bias": (H,),
+            "embed_out.weight": (V, H),
+        },
         {"gpt_neox.embed_in.weight": EMBEDDING, "embed_out.weight": HEAD},
         False,
     ),

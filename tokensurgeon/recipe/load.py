@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +16,8 @@ from tokensurgeon.recipe.schema import Recipe
 
 _METHOD_MODELS = {model.model_fields["name"].default: model for model in get_args(get_args(AnyMethod)[0])}
 
+_SHORTHANDS = {"method": "name", "fallback": "name", "base": "path", "target": "path", "donor": "path"}
+
 
 class _UniqueKeys(yaml.SafeLoader):
     """Refuses a key that is given twice, where YAML would silently keep the last."""
@@ -23,7 +25,13 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key!r} is no plain value", problem_mark=key_node.start_mark
+                )
             if key in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark
@@ -100,28 +108,37 @@ def _apply(document: dict[str, Any], override: str) -> dict[str, Any]:
     if not equals or not path:
         raise RecipeError(f"--set {override}", "dotted.key=value")
     try:
-        value = yaml.safe_load(raw)
+        value = yaml.load(raw, Loader=_UniqueKeys)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {override}: {error}", "a YAML value") from error
-    return _replace(document, path.split("."), value)
+    keys = path.split(".")
+    return {**document, keys[0]: _replace(document.get(keys[0]), keys, 1, value)}
 
 
-def _replace(level: Any, keys: list[str], value: Any) -> dict[str, Any]:  # noqa: ANN401
+def _replace(level: Any, keys: list[str], depth: int, value: Any) -> Any:  # noqa: ANN401
+    """What stands at ``keys[:depth]`` after the override."""
+    if depth == len(keys):
+        return value
     # A shorthand such as `method: omp` opens up when one of its fields is set.
     if isinstance(level, str):
-        level = {"path": level} if keys[0] in ("path", "revision") else {"name": level}
-    fields: dict[str, Any] = dict(level or {})
-    fields[keys[0]] = value if len(keys) == 1 else _replace(fields.get(keys[0]), keys[1:], value)
-    return fields
+        level = {_SHORTHANDS[keys[0]]: level} if keys[0] in _SHORTHANDS else {}
+    if not isinstance(level, dict | None):
+        where = ".".join(keys[:depth])
+        raise RecipeError(f"--set {'.'.join(keys)}: {where} is {level!r}", f"a value for all of {where}")
+    level = level or {}
+    return {**level, keys[depth]: _replace(level.get(keys[depth]), keys, depth + 1, value)}
 
 
 def _explain(detail: dict[str, Any], document: dict[str, Any]) -> str:
-    path = [str(part) for part in detail["loc"] if not _is_tag(part, detail["loc"])]
+    loc = detail["loc"]
+    # Pydantic puts the method's name into the path.
+    tag = loc[1] if loc[0] in ("method", "fallback") and len(loc) > 1 else None
+    path = [str(part) for position, part in enumerate(loc) if position != 1 or tag is None]
     where = ".".join(path)
     if path[0] == "rows":
         return f"rows: {_get(document, ['rows'])!r}; expected target, exact, a number, or multiple: N"
     if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_nearest(path)}"
+        return f"{where}: unknown key{_nearest(path, _METHOD_MODELS.get(tag))}"
     if detail["type"] == "missing":
         return f"{where}: missing"
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
@@ -132,13 +149,8 @@ def _explain(detail: dict[str, Any], document: dict[str, Any]) -> str:
 
 def _is_echo(detail: dict[str, Any], document: dict[str, Any]) -> bool:
     """Donor and target stand in for each other: report what is wrong with one of them once."""
-    return detail["loc"][0] == "donor" and "donor" not in document
-
-
-def _is_tag(part: Any, loc: tuple[Any, ...]) -> bool:  # noqa: ANN401
-    """Pydantic puts the union member's name into the path."""
-    position = loc.index(part)
-    return position == 1 and loc[0] in ("method", "fallback") and part in _METHOD_MODELS
+    missing = {"donor", "target"} - document.keys()
+    return detail["loc"][0] in (missing if len(missing) == 1 else {"donor"} & missing)
 
 
 def _get(document: Any, path: list[str]) -> Any:  # noqa: ANN401
@@ -153,12 +165,12 @@ def _near_tag(detail: dict[str, Any]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _nearest(path: list[str]) -> str:
+def _nearest(path: list[str], method: type[BaseModel] | None) -> str:
     model: type[BaseModel] | None = Recipe
     names = list(Recipe.model_fields)
     if len(path) > 1:
-        if path[0] in ("method", "fallback"):
-            names = [name for params in _METHOD_MODELS.values() for name in params.model_fields]
+        if method is not None:
+            names = list(method.model_fields)
         else:
             annotation = Recipe.model_fields[path[0]].annotation if path[0] in Recipe.model_fields else None
             model = next(

@@ -135,7 +135,7 @@ class Vocabulary:
 
     @cached_property
     def unknown(self) -> int | None:
-        """Id the model gives to text it cannot spell; None when it has none, whatever the config calls unk."""
+        """Id the model gives to text it cannot spell, whatever the config calls unk; None without one."""
         model = self.spec["model"]
         if model.get("unk_token") is not None:
             token = self.by_content.get(model["unk_token"])

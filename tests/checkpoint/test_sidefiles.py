@@ -1,0 +1,105 @@
+"""One table says which file of the output comes from the base, which from the target, which from nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tokensurgeon.checkpoint.sidefiles import (
+    TOKENIZER_FILES,
+    carried_files,
+    is_tokenizer_file,
+    tokenizer_files,
+)
+
+
+def fill(directory: Path, *names: str) -> Path:
+    for name in names:
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return directory
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [str(path) for path in paths]
+
+
+FROM_BASE = [
+    "preprocessor_config.json",
+    "processor_config.json",
+    "modeling_x.py",
+    "LICENSE",
+    "NOTICE.txt",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+    "docs/README.md",
+    "what_is_this.xyz",
+]
+REBUILT = [
+    "config.json", "generation_config.json", "README.md", "report.json", "report.html", "provenance.json",
+    "model.safetensors", "model.safetensors.index.json",
+]  # fmt: skip
+WEIGHTS = [
+    "pytorch_model.bin", "pytorch_model.bin.index.json", "model-00001-of-00002.safetensors", "tf_model.h5",
+    "tf_model.h5.index.json", "flax_model.msgpack", "flax_model.msgpack.index.json", "model.gguf",
+    "onnx/model.onnx", "onnx/model.onnx_data", "onnx/model.onnx.data", "original/consolidated.00.pth",
+    "optimizer.pt", "training_args.bin", "rust_model.ot", "model.ckpt", "weights.npz", "coreml/model.mlmodel",
+    "adapter_model.safetensors", "model.tflite", "state.pkl",
+]  # fmt: skip
+TOKENIZER = [
+    *TOKENIZER_FILES, "qwen.tiktoken", "spm.model", "source.spm", "tokenizer.model.v3",
+    "additional_chat_templates/tool_use.jinja",
+]  # fmt: skip
+HIDDEN = [".git/HEAD", ".cache/huggingface/x.json", "onnx/.hidden/file.json"]
+
+
+@pytest.mark.parametrize("name", FROM_BASE)
+def test_a_side_file_is_carried_from_the_base(name, tmp_path):
+    assert names(carried_files(fill(tmp_path, name))) == [name]
+
+
+@pytest.mark.parametrize("name", [*REBUILT, *WEIGHTS, *TOKENIZER, *HIDDEN])
+def test_these_are_never_carried_from_the_base(name, tmp_path):
+    assert carried_files(fill(tmp_path, name)) == []
+
+
+@pytest.mark.parametrize("name", ["onnx/tokenizer.json", "original/tokenizer.model"])
+def test_a_nested_tokenizer_of_the_base_is_left_behind(name, tmp_path):
+    assert carried_files(fill(tmp_path, name)) == []
+
+
+@pytest.mark.parametrize("name", TOKENIZER)
+def test_tokenizer_files_come_from_the_target(name, tmp_path):
+    assert names(tokenizer_files(fill(tmp_path, name))) == [name]
+
+
+@pytest.mark.parametrize("name", [*FROM_BASE, *REBUILT, *WEIGHTS, *HIDDEN, "onnx/tokenizer.json"])
+def test_nothing_else_comes_from_the_target(name, tmp_path):
+    assert tokenizer_files(fill(tmp_path, name)) == []
+
+
+@pytest.mark.parametrize("name", [*FROM_BASE, *REBUILT, *WEIGHTS])
+def test_no_side_file_or_weight_counts_as_a_tokenizer_file(name):
+    assert not is_tokenizer_file(Path(name))
+
+
+def test_files_are_listed_in_one_order(tmp_path):
+    fill(tmp_path, "b.py", "a.py", "z/c.py", "vocab.json", "merges.txt", "LICENSE")
+    assert names(carried_files(tmp_path)) == ["LICENSE", "a.py", "b.py", "z/c.py"]
+    assert names(tokenizer_files(tmp_path)) == ["merges.txt", "vocab.json"]
+
+
+def test_a_checkpoint_below_a_hidden_folder_is_read_like_any_other(tmp_path):
+    place = fill(tmp_path / ".cache" / "snapshot", "modeling_x.py", "tokenizer.json")
+    assert names(carried_files(place)) == ["modeling_x.py"]
+    assert names(tokenizer_files(place)) == ["tokenizer.json"]
+
+
+def test_links_into_a_cache_are_files(tmp_path):
+    fill(tmp_path, "blobs/1234")
+    place = tmp_path / "snapshot"
+    place.mkdir()
+    (place / "modeling_x.py").symlink_to(tmp_path / "blobs" / "1234")
+    assert names(carried_files(place)) == ["modeling_x.py"]

@@ -1,0 +1,67 @@
+"""SmolLM2 135M and Gemma 3 270M, as `make models` brings them. `make test-real` runs these."""
+
+from __future__ import annotations
+
+import filecmp
+from pathlib import Path
+
+import pytest
+
+from tokensurgeon.pipeline import run
+from tokensurgeon.recipe.load import build_recipe, load_recipe
+
+ROOT = Path(__file__).parents[2]
+GEMMA = ROOT / "build" / "models" / "gemma3"
+SMOLLM = ROOT / "build" / "models" / "smollm2"
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(
+        not GEMMA.is_dir() or not SMOLLM.is_dir(), reason="`make models` brings the real models"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo's output and report, made once; its texts are not scored."""
+    place = tmp_path_factory.mktemp("demo") / "out"
+    paths = [f"base={GEMMA}", f"donor={SMOLLM}", f"output={place}", "report.texts=[]"]
+    recipe = load_recipe(ROOT / "configs" / "demo.yaml", paths)
+    return run(recipe)
+
+
+def test_the_demo_matches_at_least_46100_tokens_and_none_falsely(demo):
+    assert demo.report.matching.byte_equal >= 46_100
+    assert demo.report.matching.false_matches == 0
+    assert demo.report.passed
+
+
+def test_the_output_knows_the_capital_of_france(demo):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(demo.output)
+    model = AutoModelForCausalLM.from_pretrained(demo.output)
+    inputs = tokenizer("<|im_start|>The capital of France is", return_tensors="pt")
+    ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    assert "Paris" in tokenizer.decode(ids[0])
+
+
+def test_gemma_given_its_own_tokenizer_is_bit_identical(tmp_path):
+    document = {"base": str(GEMMA), "donor": str(GEMMA), "output": str(tmp_path / "out")}
+    report = run(build_recipe(document)).report
+    assert report.passed
+    assert filecmp.cmp(GEMMA / "model.safetensors", tmp_path / "out" / "model.safetensors", shallow=False)
+
+
+def test_smollm_takes_gemmas_tokenizer_by_pieces(tmp_path):
+    document = {
+        "base": str(SMOLLM),
+        "target": str(GEMMA),
+        "output": str(tmp_path / "out"),
+        "method": "pieces",
+    }
+    report = run(build_recipe(document)).report
+    assert report.passed
+    assert report.vocabulary.rows == 262_144
+    assert report.matching.byte_equal >= 46_100
