@@ -29,7 +29,7 @@ ARROWS = {
     "plan": {"inputs", "recipe", "vocab", "checkpoint", "methods"},
     "surgery": {"plan", "checkpoint", "methods"},
     "quality": {"plan", "surgery", "checkpoint", "report"},
-    "evidence": {"plan", "surgery", "quality", "checkpoint", "vocab", "report"},
+    "evidence": {"plan", "surgery", "quality", "checkpoint", "vocab", "evaluation", "report"},
     "pipeline": {"plan", "surgery", "evidence", "recipe", "vocab", "checkpoint", "methods", "report"},
     "cli": {"pipeline", "plan", "recipe", "vocab", "checkpoint", "methods", "evaluation", "report"},
 }

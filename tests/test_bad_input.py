@@ -193,6 +193,12 @@ def test_a_missing_directory(refuses, tmp_path):
     refuses(3, "no such directory", "transplant", tmp_path / "a", tmp_path / "b", tmp_path / "out")
 
 
+def test_a_text_that_does_not_exist(models, refuses, tmp_path):
+    base, donor = models
+    arguments = [*transplant(base, donor, tmp_path / "out"), "--text", tmp_path / "no.txt"]
+    refuses(3, "report.texts: no file", *arguments)
+
+
 def test_an_unknown_option_and_an_unknown_verb(refuses):
     refuses(2, "--methud", "transplant", "a", "b", "c", "--methud", "omp")
     refuses(2, "transplent", "transplent")

@@ -6,11 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import version
+from pathlib import Path
 
 from tokensurgeon import __version__
 from tokensurgeon.checkpoint.expectation import hash_file
 from tokensurgeon.checkpoint.index import CheckpointIndex
 from tokensurgeon.checkpoint.subject import Verification
+from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.notices import Notice
 from tokensurgeon.plan import Plan
 from tokensurgeon.quality import judge_rows
@@ -133,15 +135,23 @@ def _made_by(new: NewTensor) -> dict[int, str]:
 def _origins(plan: Plan, main: NewTensor) -> list[r.OriginCount]:
     made_by = _made_by(main)
     match = plan.match
-    counts = Counter(
-        f"method: {made_by[index]}"
+    origin_of = {
+        index: f"method: {made_by[index]}"
         if index in made_by and made_by[index] != "map"
         else str(match.sources[index].origin)
         for index in match.target.tokens
-    )
-    total = len(match.target)
+    }
+    counts = Counter(origin_of.values())
+    rules = plan.recipe.report
+    texts = read_texts([Path(text) for text in rules.texts], rules.max_bytes)
+    seen = Counter(origin_of[index] for text in texts.values() for index in match.target.encode(text))
     return [
-        r.OriginCount(origin=origin, tokens=count, share=count / total)
+        r.OriginCount(
+            origin=origin,
+            tokens=count,
+            share=count / len(match.target),
+            text_share=seen[origin] / seen.total() if seen else None,
+        )
         for origin, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]
 

@@ -10,7 +10,7 @@ from tokensurgeon.checkpoint.configs import read_config
 from tokensurgeon.checkpoint.index import CheckpointIndex, find_weights, read_index
 from tokensurgeon.checkpoint.layout import Layout, find_layout, is_vocab_name
 from tokensurgeon.checkpoint.source import resolve_checkpoint
-from tokensurgeon.errors import PolicyError
+from tokensurgeon.errors import InputError, PolicyError
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.recipe.schema import Recipe
 
@@ -51,6 +51,9 @@ def read_inputs(recipe: Recipe) -> Inputs:
         InputError: One of them cannot be used.
         PolicyError: One of them brings code or pickles, or the output overlaps with one of them.
     """
+    missing = [text for text in recipe.report.texts if not Path(text).is_file()]
+    if missing:
+        raise InputError(f"report.texts: no file {missing[0]}", "UTF-8 text files")
     needs_donor = "donor" in find_method(recipe.method.name).needs
     base = resolve_checkpoint(recipe.base.path, recipe.base.revision, "all")
     target = resolve_checkpoint(

@@ -78,15 +78,24 @@ class Plan:
     def new_shape(self, tensor: VocabTensor) -> tuple[int, ...]:
         """Shape of a vocabulary tensor in the output."""
         shape = list(tensor.ref.shape)
-        shape[tensor.axis] = self.rows
+        shape[tensor.axis] = self.rows_of(tensor)
         return tuple(shape)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the target is the base's own tokenizer and no row moves."""
+        return self.match.is_identity and self.rows == self.inputs.layout.rows
+
+    def rows_of(self, tensor: VocabTensor) -> int:
+        """Rows of a vocabulary tensor in the output; Gemma 3n's per-layer table has fewer than the others."""
+        return tensor.rows if self.is_identity else self.rows
 
     @property
     def bytes_to_write(self) -> int:
         """Size of the weights of the output."""
         total = sum(ref.nbytes for ref in self.inputs.base_index.tensors.values())
         for tensor in self.inputs.layout.tensors:
-            total += tensor.ref.nbytes // tensor.rows * (self.rows - tensor.rows)
+            total += tensor.ref.nbytes // tensor.rows * (self.rows_of(tensor) - tensor.rows)
         return total
 
     @property
@@ -275,7 +284,9 @@ def _remap(inputs: Inputs, match: VocabMatch, target: Vocabulary, rows: int) -> 
         size for level in text_levels(inputs.base_config) if isinstance(size := level.get("vocab_size"), int)
     }
     per_layer = inputs.layout.find(TensorRole.PER_LAYER)
-    old_sizes = declared | {inputs.layout.rows} | ({per_layer.rows} if per_layer else set())
+    old_sizes = declared | {inputs.layout.rows}
+    if per_layer is not None and not (match.is_identity and rows == inputs.layout.rows):
+        old_sizes.add(per_layer.rows)
     return IdRemap(match.successors, target.roles, stops, rows, frozenset(old_sizes))
 
 

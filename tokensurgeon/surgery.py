@@ -123,9 +123,9 @@ def _find_twin(plan: Plan, tensor: VocabTensor, done: list[NewTensor]) -> NewTen
 
 def _sources(plan: Plan, tensor: VocabTensor) -> list[int]:
     """Where each row of the output comes from."""
+    if plan.is_identity:
+        return list(range(tensor.rows))
     match = plan.match
-    if match.is_identity and plan.rows == tensor.rows:
-        return list(range(plan.rows))
     source = [PADDING] * plan.rows
     wanted = set(plan.wanted)
     for index in match.target.tokens:
@@ -137,7 +137,8 @@ def _sources(plan: Plan, tensor: VocabTensor) -> list[int]:
             reads = (
                 tensor.role in (TensorRole.EMBEDDING, TensorRole.PER_LAYER) and not plan.inputs.layout.tied
             )
-            source[index] = (origin.embedding if reads else origin.head)[0]
+            row = (origin.embedding if reads else origin.head)[0]
+            source[index] = row if row < tensor.rows else PADDING
     return source
 
 
@@ -320,7 +321,7 @@ def _make_bias(plan: Plan, tensor: VocabTensor, head: NewTensor) -> NewTensor:
     stored = map_tensor(tensor.ref)
     old = token_rows(stored, tensor.axis).float()
     source = head.source
-    new = old.mean(dim=0).expand(plan.rows, -1).clone()
+    new = old.mean(dim=0).expand(plan.rows_of(tensor), -1).clone()
     copied = torch.tensor([row for row, origin in enumerate(source) if origin >= 0], dtype=torch.int64)
     new[copied] = old[torch.tensor([origin for origin in source if origin >= 0], dtype=torch.int64)]
     made = head.made

@@ -111,7 +111,7 @@ def load_expectation(directory: Path) -> Expectation | None:
     if not path.is_file():
         return None
     try:
-        return Expectation.model_validate_json(path.read_text(encoding="utf-8"))
+        return Expectation.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise InputError(f"{path}: {error.error_count()} errors", "a file this version can read") from error
 

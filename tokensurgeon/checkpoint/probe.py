@@ -123,7 +123,7 @@ def _forward(model: Any, tokenizer: Any, job: dict[str, Any]) -> dict[str, Any]:
             answers.append(int(scores[0, -1].argmax()))
             if len(padding):
                 # How far the best padding id stays below the best token, at the worst position.
-                logits = scores[0].float()
+                logits = scores[0].to(torch.float32, copy=True)
                 best_padding = logits[:, padding].max(dim=1).values
                 logits[:, padding] = -torch.inf
                 gap = float((logits.max(dim=1).values - best_padding).min())

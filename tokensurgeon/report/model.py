@@ -68,11 +68,13 @@ class OriginCount(_Part):
         origin: ``matched``, ``content``, ``role``, ``chat``, ``mapped``, or ``method: NAME``.
         tokens: How many tokens.
         share: Share of all target tokens, 0 to 1.
+        text_share: Share of the tokens in the recipe's texts, 0 to 1; None without texts.
     """
 
     origin: str
     tokens: int
     share: float
+    text_share: float | None = None
 
 
 class Matching(_Part):

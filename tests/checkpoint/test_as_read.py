@@ -1,0 +1,233 @@
+"""What a user's program finds is compared with what the raw tokenizer and the file say."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tokensurgeon.checkpoint import as_read, probe
+from tokensurgeon.checkpoint.as_read import _run_probe
+from tokensurgeon.checkpoint.index import read_index
+from tokensurgeon.checkpoint.verify import verify_checkpoint
+from tokensurgeon.vocab.probe import MESSAGES, probe_chat
+from tokensurgeon.vocab.vocabulary import load_vocabulary
+
+
+@pytest.fixture
+def seen(healthy):
+    """What a process that reads the healthy output rightly would answer."""
+    vocabulary = load_vocabulary(healthy)
+    table = read_index(healthy).tensors["model.embed_tokens.weight"]
+    raw = table.path.read_bytes()[table.start : table.end]
+    ids = {role: vocabulary.roles[role] for role in ("bos", "eos", "pad")}
+    from tokensurgeon.vocab.probe import probe_ids
+
+    texts = probe_ids(vocabulary)
+    return {
+        "tokenizer_class": "TokenizersBackend",
+        "ids": [own for _, own in texts],
+        "framed": [vocabulary.encode(text, specials=True) for text, _ in texts],
+        "chat": list(probe_chat(vocabulary)),
+        "roles": ids,
+        "warnings": [],
+        "model": {
+            "class": "LlamaForCausalLM",
+            "problems": {},
+            "embedding_sha256": hashlib.sha256(raw).hexdigest(),
+            "config_ids": dict(ids),
+            "generation_ids": dict(ids),
+            "finite": True,
+            "padding_margin": None,
+            "answers": ["a"],
+        },
+    }
+
+
+@pytest.fixture
+def read_back(healthy, seen, monkeypatch):
+    """Verify the healthy output as if a fresh process had answered ``seen``."""
+    jobs = []
+    monkeypatch.setattr(as_read, "_run_probe", lambda job: jobs.append(job) or seen)
+
+    def run(**options):
+        result = verify_checkpoint(healthy, **options)
+        failed = {check.name: check.detail for check in result.checks if not check.passed}
+        return failed, {notice.code: notice.detail for notice in result.notices}
+
+    run.jobs = jobs
+    return run
+
+
+def test_a_right_answer_passes(read_back):
+    assert read_back() == ({}, {})
+
+
+def test_the_process_is_asked_for_every_probe_text_and_a_chat(read_back, seen, healthy):
+    read_back()
+    (job,) = read_back.jobs
+    assert len(job["texts"]) == len(seen["ids"])
+    assert job["messages"] == MESSAGES
+    assert (job["rows"], job["padding_ids"], job["forward"]) == (420, [], True)
+    assert job["trust_remote_code"] is False
+    assert job["directory"] == str(healthy.resolve())
+
+
+def test_other_ids_fail_and_name_model_type_and_class(read_back, seen):
+    seen["tokenizer_class"] = "Qwen2Tokenizer"
+    seen["ids"][2] = [1, 2, 3]
+    failed, _ = read_back()
+    assert failed.keys() == {"AutoTokenizer"}
+    assert "as Qwen2Tokenizer because of model_type 'llama': 1 of" in failed["AutoTokenizer"]
+    assert "such as '1234567890 3.14159" in failed["AutoTokenizer"]
+
+
+def test_an_allowed_mismatch_is_a_warning(read_back, seen):
+    seen["tokenizer_class"] = "Qwen2Tokenizer"
+    seen["ids"][2] = [1, 2, 3]
+    failed, notices = read_back(allow_reader_mismatch=True)
+    assert failed == {}
+    assert notices.keys() == {"TS011"}
+    assert notices["TS011"].startswith("allowed: AutoTokenizer reads this tokenizer as Qwen2Tokenizer")
+
+
+def test_another_rendered_chat_fails(read_back, seen):
+    seen["chat"] = ["<|im_start|>", [1]]
+    assert read_back()[0] == {"AutoTokenizer": "the chat template renders other ids than the target's"}
+
+
+def test_other_framing_is_a_warning(read_back, seen):
+    seen["framed"][0] = [1, *seen["framed"][0]]
+    failed, notices = read_back()
+    assert failed == {}
+    assert notices.keys() == {"TS011"}
+    assert "by tokenizer.json, [1, " in notices["TS011"]
+
+
+def test_warnings_of_the_libraries_are_passed_on_once(read_back, seen):
+    seen["warnings"] = ["slow", "slow", "odd"]
+    assert read_back() == ({}, {"TS012": "slow; odd"})
+
+
+def test_without_a_forward_pass_the_model_is_not_judged(read_back, seen):
+    del seen["model"]
+    assert read_back(forward=False) == ({}, {"TS015": "verify.forward is off"})
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "detail"),
+    [
+        ({"problems": {"missing_keys": ["a", "b"]}}, "loads in a fresh process", "missing_keys: a, b"),
+        (
+            {"embedding_sha256": "0" * 64},
+            "loads in a fresh process",
+            "the loaded input embedding differs from the file",
+        ),
+        ({"finite": False}, "forward pass", "logits are not finite"),
+        ({"padding_margin": -1.5}, "ids without a token", "an id without a token wins by 1.50 logits"),
+        (
+            {"generation_ids": {"bos": 1, "eos": [0, 3], "pad": 2}},
+            "ids after loading",
+            "eos: tokenizer 2, generation config [0, 3]",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_loaded_model_fails(change, name, detail, read_back, seen):
+    seen["model"] |= change
+    assert read_back()[0] == {name: detail}
+
+
+def test_padding_that_never_wins_passes(read_back, seen):
+    seen["model"]["padding_margin"] = 0.5
+    assert read_back()[0] == {}
+
+
+def test_a_crash_fails_and_nothing_else_is_judged(read_back, seen):
+    seen.clear()
+    seen["error"] = "exit code 1: ValueError: bad"
+    assert read_back() == ({"loads in a fresh process": "exit code 1: ValueError: bad"}, {})
+
+
+@pytest.mark.parametrize(
+    ("stderr", "message"),
+    [("Traceback\nValueError: bad\n\n", "exit code 3: ValueError: bad"), ("", "exit code 3: no message")],
+)
+def test_a_crash_is_told_by_its_last_line(stderr, message, monkeypatch):
+    done = subprocess.CompletedProcess([], 3, stdout="", stderr=stderr)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    assert _run_probe({}) == {"error": message}
+
+
+def test_the_process_is_offline_and_speaks_utf8(monkeypatch):
+    asked = {}
+
+    def run(command, **options):
+        asked.update(options, command=command)
+        return subprocess.CompletedProcess(command, 0, stdout='{"ids": []}', stderr="")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert _run_probe({"texts": ["é"]}) == {"ids": []}
+    assert json.loads(asked["input"]) == {"texts": ["é"]}
+    assert (asked["env"]["HF_HUB_OFFLINE"], asked["env"]["PYTHONUTF8"]) == ("1", "1")
+    assert asked["command"] == [sys.executable, "-m", "tokensurgeon.checkpoint.probe"]
+
+
+# The process itself, without transformers.
+
+
+def test_what_a_models_own_code_prints_does_not_reach_the_answer(monkeypatch):
+    quiet = SimpleNamespace(
+        disable_progress_bar=lambda: None, disable_default_handler=lambda: None, add_handler=lambda _: None
+    )
+    fake = SimpleNamespace(utils=SimpleNamespace(logging=quiet))
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setitem(sys.modules, "transformers", fake)
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"forward": false}'))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr(
+        probe, "_read_tokenizer", lambda _: print("flash attention is missing") or {"ids": []}
+    )
+    probe.main()
+    assert json.loads(out.getvalue()) == {"ids": [], "warnings": []}
+    assert err.getvalue() == "flash attention is missing\n"
+
+
+class FakeTokenizer:
+    def __call__(self, text):
+        return {"input_ids": [0, 1]}
+
+    def convert_ids_to_tokens(self, ids):
+        return [f"t{index}" for index in ids]
+
+
+def run_forward(scores, padding):
+    def model(**_):
+        return {"logits": torch.tensor([scores])}
+
+    model.config = SimpleNamespace()
+    job = {"prompts": ["one"], "padding_ids": padding, "rows": 3}
+    return probe._forward(model, FakeTokenizer(), job)
+
+
+def test_the_margin_is_that_of_the_worst_position():
+    seen = run_forward([[5.0, 1.0, 2.0], [4.0, 1.0, 3.5]], [2])
+    assert seen == {"finite": True, "padding_margin": 0.5, "answers": ["t0"]}
+
+
+def test_a_padding_id_that_wins_has_a_negative_margin():
+    assert run_forward([[1.0, 0.0, 3.0]], [1, 2])["padding_margin"] == -2.0
+
+
+def test_without_padding_there_is_no_margin():
+    assert run_forward([[1.0, 0.0, 3.0]], [])["padding_margin"] is None
+
+
+def test_one_nan_logit_is_noticed():
+    assert not run_forward([[1.0, float("nan"), 3.0]], [])["finite"]
