@@ -39,7 +39,7 @@ models: $(BUILD)/models/done
 
 # The finished checkpoint is a target: a second run shows its report again.
 $(OUTPUT)/report.json: $(BUILD)/models/done configs/demo.yaml
-	$(BIN)/tokensurgeon run configs/demo.yaml --force
+	@$(BIN)/tokensurgeon run configs/demo.yaml --force > $(BUILD)/demo.txt
 
 demo: $(OUTPUT)/report.json
 	@$(BIN)/tokensurgeon report $(OUTPUT)

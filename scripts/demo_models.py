@@ -77,11 +77,14 @@ def convert(find: Callable[[Path], Path], output: Path, scratch: Path) -> None:
 
 
 def copy_texts(folder: Path) -> None:
-    """Write the demo's texts: the Python language reference in English, and a module's source."""
+    """Write the demo's texts: prose from the Python language reference, and a module's source."""
     import textwrap
     from pydoc_data import topics
 
-    english = "\n\n".join(topics.topics[name] for name in sorted(topics.topics))
+    reference = "\n\n".join(topics.topics[name] for name in sorted(topics.topics))
+    # Plain paragraphs only: headings, lists and code samples are shorter, indented or marked.
+    prose = [part for part in reference.split("\n\n") if len(part) > 200 and part[0].isalpha()]
+    english = "\n".join(" ".join(part.split()) for part in prose)
     (folder / "english.txt").write_text(english, encoding="utf-8")
     (folder / "code.txt").write_text(Path(textwrap.__file__).read_text(encoding="utf-8"), encoding="utf-8")
 

@@ -253,7 +253,8 @@ def _notices(plan: Plan, main: NewTensor, traits: r.TokenizerTraits) -> Iterable
         yield Notice("TS002", f"prompt {traits.bos_target}, chat {traits.bos_chat_target}")
     fallback = [i for i, name in _made_by(main).items() if name not in (plan.method.name, "map")]
     if fallback and not any(notice.code == "TS003" for notice in plan.notices):
-        yield Notice("TS003", f"{len(fallback)} tokens")
+        names = [match.target.tokens[index].text for index in fallback[:3]]
+        yield Notice("TS003", f"{len(fallback)} tokens, such as {names}")
     if any(collision.side == "target" for collision in match.collisions):
         yield Notice("TS004", f"{sum(c.side == 'target' for c in match.collisions)} byte strings")
     lost = _lost_markers(plan)

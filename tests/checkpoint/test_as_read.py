@@ -16,7 +16,7 @@ from tokensurgeon.checkpoint import as_read, probe
 from tokensurgeon.checkpoint.as_read import _run_probe
 from tokensurgeon.checkpoint.index import read_index
 from tokensurgeon.checkpoint.verify import verify_checkpoint
-from tokensurgeon.vocab.probe import MESSAGES, probe_chat
+from tokensurgeon.vocab.probe import MESSAGES, probe_chat, probe_ids
 from tokensurgeon.vocab.vocabulary import load_vocabulary
 
 
@@ -27,8 +27,6 @@ def seen(healthy):
     table = read_index(healthy).tensors["model.embed_tokens.weight"]
     raw = table.path.read_bytes()[table.start : table.end]
     ids = {role: vocabulary.roles[role] for role in ("bos", "eos", "pad")}
-    from tokensurgeon.vocab.probe import probe_ids
-
     texts = probe_ids(vocabulary)
     return {
         "tokenizer_class": "TokenizersBackend",
@@ -182,6 +180,10 @@ def test_the_process_is_offline_and_speaks_utf8(monkeypatch):
 
 
 def test_what_a_models_own_code_prints_does_not_reach_the_answer(monkeypatch):
+    def read(_):
+        sys.stdout.write("flash attention is missing\n")
+        return {"ids": []}
+
     quiet = SimpleNamespace(
         disable_progress_bar=lambda: None, disable_default_handler=lambda: None, add_handler=lambda _: None
     )
@@ -191,9 +193,7 @@ def test_what_a_models_own_code_prints_does_not_reach_the_answer(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO('{"forward": false}'))
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
-    monkeypatch.setattr(
-        probe, "_read_tokenizer", lambda _: print("flash attention is missing") or {"ids": []}
-    )
+    monkeypatch.setattr(probe, "_read_tokenizer", read)
     probe.main()
     assert json.loads(out.getvalue()) == {"ids": [], "warnings": []}
     assert err.getvalue() == "flash attention is missing\n"

@@ -9,6 +9,7 @@ import torch
 
 from tokensurgeon.checkpoint import verify
 from tokensurgeon.checkpoint.expectation import load_expectation
+from tokensurgeon.checkpoint.index import read_shard
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.errors import InputError, PolicyError
 
@@ -54,8 +55,6 @@ def test_without_a_fresh_process_a_healthy_output_has_no_failures(failures):
 
 def test_a_changed_body_byte_is_found(output, failures):
     path = output.directory / "model.safetensors"
-    from tokensurgeon.checkpoint.index import read_shard
-
     place = next(ref.start for ref in read_shard(path).tensors if ref.name == NORM)
     raw = bytearray(path.read_bytes())
     raw[place] ^= 1

@@ -18,6 +18,9 @@ from torch import Tensor
 # nothing a float32 selection can tell from rounding.
 _DEPENDENT = 1e-4
 
+# Equal atoms have equal inner products up to rounding, which depends on the shape of the batch.
+_TIE = 1e-5
+
 
 @dataclass(frozen=True)
 class OmpResult:
@@ -108,7 +111,9 @@ def _select(
     indices = torch.full((count, k), -1, dtype=torch.int64, device=targets.device)
     active = residual.norm(dim=1) > limit
     for step in range(k):
-        best = (residual @ scaled.T).abs_().argmax(dim=1)
+        scores = (residual @ scaled.T).abs_()
+        tied = scores >= (1 - _TIE) * scores.amax(dim=1, keepdim=True)
+        best = tied.to(torch.uint8).argmax(dim=1)
         direction = atoms[best]
         if step:
             # Twice is enough: classical Gram-Schmidt loses orthogonality only once.
