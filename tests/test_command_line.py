@@ -193,3 +193,11 @@ def test_quiet_says_nothing_on_success(call, make_model, sentencepiece, byte_lev
     arguments = ["-q", "transplant", make_model("llama", sentencepiece), byte_level, tmp_path / "out"]
     code, _, err = call(*arguments, "--method", "mean", "--set", "verify.forward=false")
     assert (code, err) == (0, "")
+
+
+def test_verify_notices_a_tokenizer_file_that_is_not_the_targets(call, output, tmp_path):
+    damaged = Path(shutil.copytree(output, tmp_path / "damaged"))
+    (damaged / "tokenizer.model").write_bytes(b"stale")
+    code, out, _ = call("verify", damaged, "--no-forward")
+    assert code == 5
+    assert "tokenizer.model is not the target's" in out

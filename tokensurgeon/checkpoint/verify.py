@@ -24,6 +24,7 @@ from tokensurgeon.checkpoint.expectation import (
 from tokensurgeon.checkpoint.index import CheckpointIndex, read_index
 from tokensurgeon.checkpoint.layout import TensorRole, find_layout, is_vocab_name
 from tokensurgeon.checkpoint.reader import map_tensor
+from tokensurgeon.checkpoint.sidefiles import tokenizer_files
 from tokensurgeon.checkpoint.subject import Subject, Verification
 from tokensurgeon.checkpoint.writer import hash_tensor
 from tokensurgeon.errors import PolicyError
@@ -100,6 +101,8 @@ def _check_files(subject: Subject) -> _Checks:
             for name, digest in subject.expected.files.items()
             if not (subject.directory / name).is_file() or hash_file(subject.directory / name) != digest
         ]
+        extra = [str(path) for path in tokenizer_files(subject.directory)]
+        wrong += [name for name in extra if name not in subject.expected.files]
         yield (
             "tokenizer files",
             [f"{name} is not the target's" for name in wrong],
