@@ -18,9 +18,6 @@ from torch import Tensor
 # nothing a float32 selection can tell from rounding.
 _DEPENDENT = 1e-4
 
-# Equal atoms have equal inner products up to rounding, which depends on the shape of the batch.
-_TIE = 1e-5
-
 
 @dataclass(frozen=True)
 class OmpResult:
@@ -51,8 +48,8 @@ def omp(
 ) -> OmpResult:
     """Write each target as a combination of at most ``k`` atoms.
 
-    Every step takes the atom with the largest absolute inner product with what is left (ties go to the
-    lowest index) and then fits all atoms taken so far by least squares. A row stops at ``k``, at the
+    Every step takes the atom with the largest absolute inner product with what is left (of equal atoms
+    the lowest index) and then fits all atoms taken so far by least squares. A row stops at ``k``, at the
     tolerance, or when the best atom depends on those it has. Selection runs in float32, the final fit in
     float64.
 
@@ -83,10 +80,11 @@ def omp(
     norms = atoms.norm(dim=1)
     usable = norms > 0
     scaled = atoms / torch.where(usable, norms, 1)[:, None] if normalize_atoms else atoms
+    first = _first_equals(atoms)
     parts = []
     for start in range(0, len(targets), batch_size):
         batch = targets[start : start + batch_size].to(atoms)
-        indices = _select(batch, atoms, scaled, norms, k, tolerance)
+        indices = _select(batch, atoms, scaled, norms, first, k, tolerance)
         parts.append(_fit(batch, atoms, indices))
         if advance is not None:
             advance(len(batch))
@@ -100,8 +98,20 @@ def omp(
     )
 
 
+def _first_equals(atoms: Tensor) -> Tensor:
+    """For every atom the lowest index of an equal one.
+
+    Equal atoms have inner products that are equal up to rounding, and rounding depends on the shape of the
+    batch; the choice between them must not.
+    """
+    _, group = torch.unique(atoms, dim=0, return_inverse=True)
+    order = torch.arange(len(atoms), device=atoms.device)
+    lowest = torch.full_like(order, len(atoms)).scatter_reduce_(0, group, order, "amin")
+    return lowest[group]
+
+
 def _select(
-    targets: Tensor, atoms: Tensor, scaled: Tensor, norms: Tensor, k: int, tolerance: float
+    targets: Tensor, atoms: Tensor, scaled: Tensor, norms: Tensor, first: Tensor, k: int, tolerance: float
 ) -> Tensor:
     """Atoms of each target, ``(B, k)``, -1 where a row has stopped."""
     count, width = targets.shape
@@ -111,9 +121,7 @@ def _select(
     indices = torch.full((count, k), -1, dtype=torch.int64, device=targets.device)
     active = residual.norm(dim=1) > limit
     for step in range(k):
-        scores = (residual @ scaled.T).abs_()
-        tied = scores >= (1 - _TIE) * scores.amax(dim=1, keepdim=True)
-        best = tied.to(torch.uint8).argmax(dim=1)
+        best = first[(residual @ scaled.T).abs_().argmax(dim=1)]
         direction = atoms[best]
         if step:
             # Twice is enough: classical Gram-Schmidt loses orthogonality only once.
