@@ -18,11 +18,12 @@ from tokensurgeon.plan import Plan
 from tokensurgeon.quality import judge_rows
 from tokensurgeon.report import model as r
 from tokensurgeon.surgery import NewTensor
+from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.digits import digit_scheme
 from tokensurgeon.vocab.probe import MESSAGES
 from tokensurgeon.vocab.scripts import count_scripts
 from tokensurgeon.vocab.special import render_chat
-from tokensurgeon.vocab.vocabulary import Kind, Vocabulary
+from tokensurgeon.vocab.vocabulary import Vocabulary
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 

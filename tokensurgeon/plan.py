@@ -22,11 +22,12 @@ from tokensurgeon.inputs import Inputs, read_inputs
 from tokensurgeon.methods.registry import MethodInfo, find_method
 from tokensurgeon.notices import Notice
 from tokensurgeon.recipe.schema import Recipe, RowMultiple
+from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.decompose import Pieces, decompose
 from tokensurgeon.vocab.match import VocabMatch, match_vocabularies
 from tokensurgeon.vocab.special import Origin, Source
 from tokensurgeon.vocab.usable import is_reachable, is_reserved
-from tokensurgeon.vocab.vocabulary import Kind, Vocabulary, load_vocabulary
+from tokensurgeon.vocab.vocabulary import Vocabulary, load_vocabulary
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,10 @@ class TestMistakes:
         [
             ({"trust_remote_cod": True}, "trust_remote_cod: unknown key; did you mean 'trust_remote_code'?"),
             ({"anchors": {"exclud": []}}, "anchors.exclud: unknown key; did you mean 'exclude'?"),
-            ({"method": {"name": "omp", "tolerence": 0}}, "method.tolerence: unknown key; did you mean 'tolerance'?"),
+            (
+                {"method": {"name": "omp", "tolerence": 0}},
+                "method.tolerence: unknown key; did you mean 'tolerance'?",
+            ),
             ({"base": {"path": "x", "revison": "y"}}, "base.revison: unknown key; did you mean 'revision'?"),
             ({"report": {"zzz": 1}}, "report.zzz: unknown key; known: texts, max_bytes"),
             (

@@ -242,9 +242,7 @@ class TestBatches:
 
 
 class TestErrors:
-    @pytest.mark.parametrize(
-        ("targets", "atoms"), [((2, 3), (5, 4)), ((3,), (5, 3)), ((2, 3), (5, 3, 1))]
-    )
+    @pytest.mark.parametrize(("targets", "atoms"), [((2, 3), (5, 4)), ((3,), (5, 3)), ((2, 3), (5, 3, 1))])
     def test_shapes_that_do_not_fit_are_named(self, targets, atoms):
         with pytest.raises(ValueError, match=r"targets \(.*\) and atoms \(.*\) need one dimension D"):
             omp(torch.zeros(targets), torch.zeros(atoms), 2)

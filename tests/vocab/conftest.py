@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from tokensurgeon.vocab.vocabulary import CHAR_OF_BYTE, load_vocabulary
+from tokensurgeon.vocab.canonical import CHAR_OF_BYTE
+from tokensurgeon.vocab.vocabulary import load_vocabulary
 
 WORDS = [" the", " cat", " running", "ing", "naï", "é", "日本", "\n", "\n\n", "\t", "  ", "    ", "</", "."]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.decompose import Pieces, decompose
-from tokensurgeon.vocab.vocabulary import Kind
 
 TOTAL = ["byte-level", "tiktoken", "sentencepiece", "unigram-bytes"]
 
@@ -51,7 +51,7 @@ def test_any_text_is_spelt_by_a_vocabulary_that_has_all_bytes(vocabularies, text
         ("é", ["Ã©"], ["é"]),
         ("日本", ["æĹ¥æľ¬"], ["日本"]),
         ("\n", ["Ċ"], ["\n"]),
-        ("     ", ["ĠĠĠĠ", "Ġ"], ["▁▁▁▁", "▁"]),
+        ("  ", ["ĠĠ"], ["▁▁"]),
         (" the cat", ["Ġthe", "Ġcat"], ["▁the", "▁cat"]),
         ("the", ["t", "h", "e"], ["t", "h", "e"]),
         ("Q", ["Q"], ["<0x51>"]),

@@ -5,10 +5,11 @@ import itertools
 import pytest
 from tokenizers import Regex, pre_tokenizers
 
+from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.digits import digit_scheme
 from tokensurgeon.vocab.scripts import count_scripts, script_of
 from tokensurgeon.vocab.usable import is_reachable, is_reserved
-from tokensurgeon.vocab.vocabulary import Kind, Token
+from tokensurgeon.vocab.vocabulary import Token
 
 TRIPLES = ["".join(digits) for size in (2, 3) for digits in itertools.product("0123456789", repeat=size)]
 

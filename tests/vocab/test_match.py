@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.match import Collision, match_vocabularies
 from tokensurgeon.vocab.special import Origin
-from tokensurgeon.vocab.vocabulary import Kind
 
 
 def ordinary(match):

@@ -3,9 +3,10 @@
 import pytest
 
 from tokensurgeon.errors import RecipeError
+from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.match import match_vocabularies
 from tokensurgeon.vocab.special import Origin, link_specials, render_chat
-from tokensurgeon.vocab.vocabulary import ROLES, Kind
+from tokensurgeon.vocab.vocabulary import ROLES
 
 ORDINARY = [" the", " cat", "ing", "\n", "<"]
 

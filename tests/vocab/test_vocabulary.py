@@ -6,7 +6,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tokensurgeon.errors import InputError
-from tokensurgeon.vocab.vocabulary import Family, Kind, load_vocabulary
+from tokensurgeon.vocab.canonical import Family, Kind
+from tokensurgeon.vocab.vocabulary import load_vocabulary
 
 
 def canonical(vocabulary, content):

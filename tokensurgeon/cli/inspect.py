@@ -61,9 +61,9 @@ def inspect(
 
 
 def _facts(match: VocabMatch) -> dict[str, Any]:
+    from tokensurgeon.vocab.canonical import Kind
     from tokensurgeon.vocab.digits import digit_scheme
     from tokensurgeon.vocab.scripts import count_scripts
-    from tokensurgeon.vocab.vocabulary import Kind
 
     sides = {
         side: {

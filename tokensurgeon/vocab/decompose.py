@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokensurgeon.vocab.vocabulary import CHAR_OF_BYTE, Family, Kind, Vocabulary
+from tokensurgeon.vocab.canonical import CHAR_OF_BYTE, Family, Kind
+from tokensurgeon.vocab.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

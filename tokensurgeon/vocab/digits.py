@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tokensurgeon.vocab.vocabulary import Kind, Vocabulary
+from tokensurgeon.vocab.canonical import Kind
+from tokensurgeon.vocab.vocabulary import Vocabulary
 
 _NUMBERS = tuple(str(seed)[:length] for seed in (739182645, 250416893, 986174302) for length in range(1, 10))
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.special import DEFAULT_ROLES, Origin, Source, link_specials
-from tokensurgeon.vocab.vocabulary import Kind, Token, Vocabulary
+from tokensurgeon.vocab.vocabulary import Token, Vocabulary
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.special import render_chat
-from tokensurgeon.vocab.vocabulary import Kind, Vocabulary
+from tokensurgeon.vocab.vocabulary import Vocabulary
 
 _TEXTS = (
     "Hello world, this is a test.",

@@ -6,7 +6,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-from tokensurgeon.vocab.vocabulary import Kind, Token
+from tokensurgeon.vocab.canonical import Kind
+from tokensurgeon.vocab.vocabulary import Token
 
 _FOLDED = {
     "HIRAGANA": "Kana",

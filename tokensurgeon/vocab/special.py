@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tokensurgeon.errors import RecipeError
-from tokensurgeon.vocab.vocabulary import ROLES, Kind, Token, Vocabulary
+from tokensurgeon.vocab.canonical import Kind
+from tokensurgeon.vocab.vocabulary import ROLES, Token, Vocabulary
 
 DEFAULT_ROLES = tuple(role for role in ROLES if role != "unk")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from tokensurgeon.vocab.vocabulary import Family, Kind, Token, Vocabulary
+from tokensurgeon.vocab.canonical import Family, Kind
+from tokensurgeon.vocab.vocabulary import Token, Vocabulary
 
 _RESERVED = re.compile(
     r"^[<\[|]+.*(unused|reserved|placeholder|extra_id|dummy|madeup).*[>\]|]+$", re.IGNORECASE
