@@ -12,6 +12,8 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Two test workers on two cores: threads of one would only wait for the other's.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog; the dog sleeps under the old oak tree.",

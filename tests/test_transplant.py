@@ -241,3 +241,17 @@ def test_a_user_map_is_obeyed(make_model, sentencepiece, byte_level, tmp_path):
     assert len(ours["<file_sep>"].base_tokens) > 1
     new, old = tensors(tmp_path / "out"), tensors(base)
     assert same_bits(new["lm_head.weight"][0], old["lm_head.weight"][1])
+
+
+def test_a_donor_row_that_is_not_finite_is_no_anchor(make_model, sentencepiece, byte_level, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    base = make_model("llama", sentencepiece)
+    donor = make_model("llama", byte_level, seed=1)
+    weights = load_file(donor / "model.safetensors")
+    shared = json.loads((byte_level / "tokenizer.json").read_text())["model"]["vocab"]["Ġ"]
+    weights["model.embed_tokens.weight"][shared, 0] = torch.inf
+    save_file(weights, donor / "model.safetensors", metadata={"format": "pt"})
+    report = transplant(base, donor, tmp_path / "out", "verify.forward=false")
+    assert {row.reason: row.tokens for row in report.anchors.excluded}["not finite (target)"] == 1
+    assert report.tensors[0].residuals.median < 1

@@ -14,7 +14,7 @@ from tokensurgeon.checkpoint.reader import map_tensor
 from tokensurgeon.console import progress
 from tokensurgeon.errors import InputError, PolicyError, ResourceError
 from tokensurgeon.methods.base import InitMethod, InitRows, MethodContext, Side
-from tokensurgeon.methods.learnt import near_copies, near_zero_rows
+from tokensurgeon.methods.learnt import infinite_rows, near_copies, near_zero_rows
 from tokensurgeon.methods.params import PiecesParams
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.plan import Plan
@@ -168,7 +168,7 @@ def _make_rows(plan: Plan, tensor: VocabTensor) -> NewTensor:
 
 
 def _refuse_infinite(rows: Tensor, ids: Tensor, plan: Plan, tensor: VocabTensor) -> None:
-    bad = (~torch.isfinite(rows).all(dim=1)).nonzero()[:, 0]
+    bad = infinite_rows(rows).nonzero()[:, 0]
     if len(bad):
         token = plan.match.base.tokens.get(int(ids[bad[0]]))
         raise InputError(
@@ -205,7 +205,7 @@ def _make_missing(
             )
             parts.append((label, group, method(context)))
     made = _gather(ids, parts, base_rows.shape[1])
-    bad = (~torch.isfinite(made.rows.to(base_rows.dtype)).all(dim=1)).nonzero()[:, 0].tolist()
+    bad = infinite_rows(made.rows.to(base_rows.dtype)).nonzero()[:, 0].tolist()
     if bad:
         names = [plan.match.target.tokens[ids[row]].text for row in bad[:3]]
         raise InputError(
@@ -233,11 +233,16 @@ def _choose_anchors(
         return {}, {}
     targets = torch.tensor(list(plan.anchors), dtype=torch.int64)
     bases = torch.tensor(list(plan.anchors.values()), dtype=torch.int64)
-    rules = set(plan.recipe.anchors.exclude)
+    # An atom that is not finite spoils every row, whatever the recipe excludes.
+    rules = {*plan.recipe.anchors.exclude, "not finite"}
     excluded: dict[str, list[int]] = {}
     keep = torch.ones(len(targets), dtype=torch.bool)
     for side, rows in (("target", donor_rows[targets].float()), ("base", base_rows[bases].float())):
-        for rule, find in (("near_zero", near_zero_rows), ("near_copy", near_copies)):
+        for rule, find in (
+            ("not finite", infinite_rows),
+            ("near_zero", near_zero_rows),
+            ("near_copy", near_copies),
+        ):
             if rule in rules and len(rows):
                 found = find(rows) & keep
                 keep &= ~found
@@ -261,8 +266,8 @@ def _groups(
     if donor_rows is not None:
         served = torch.tensor([i for i in ids if i not in mapped and i not in unserved], dtype=torch.int64)
         rows = donor_rows[served].float()
-        if not torch.isfinite(rows).all():
-            bad = served[~torch.isfinite(rows).all(dim=1)]
+        bad = served[infinite_rows(rows)]
+        if len(bad):
             raise InputError(
                 f"{len(bad)} donor rows are not finite, such as that of token {int(bad[0])}",
                 "finite rows",

@@ -30,11 +30,11 @@ def test_the_logit_of_the_mean_row_is_the_mean_logit(context, tools):
     torch.testing.assert_close(made.rows[0] @ hidden, (told.base_rows @ hidden).mean())
 
 
-def test_the_mean_of_many_half_precision_rows_is_exact(context):
-    # Summed in bfloat16, 4096 ones and more would stay at 256.
-    base = torch.ones(4096, 3, dtype=torch.bfloat16)
-    made = Mean(MeanParams())(context(base_rows=base, base_ids=torch.arange(4096)))
-    assert made.rows[0].tolist() == [1, 1, 1]
+def test_the_mean_of_half_precision_rows_is_not_rounded_to_half_precision(context):
+    # The two neighbours have no bfloat16 number between them.
+    base = torch.tensor([[1.0], [1.0078125]]).bfloat16()
+    made = Mean(MeanParams())(context(base_rows=base, base_ids=torch.arange(2)))
+    assert made.rows[0].tolist() == [1.00390625]
 
 
 def test_zero_rows_are_zero_and_as_wide_as_the_base(context):

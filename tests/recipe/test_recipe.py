@@ -184,7 +184,7 @@ class TestMistakes:
                 "method.omp: unknown key; known: name, k, tolerance, normalize_atoms",
             ),
         ],
-    )  # fmt: skip
+    )
     def test_an_unknown_key_is_named_with_the_nearest_known_one(self, extra, line):
         assert errors({**LEAST, **extra}) == [line]
 

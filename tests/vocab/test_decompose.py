@@ -100,6 +100,12 @@ def test_the_name_of_a_control_token_is_spelt_as_text(vocabularies):
     assert joined(Pieces(ids, True), vocabulary) == b"<bos>"
 
 
+def test_a_learnt_control_token_is_no_piece_even_where_the_model_takes_it(build):
+    vocabulary = build.load(build.byte_level(words=["</"]), eos_token="</")
+    assert vocabulary.run_model("</") == [vocabulary.roles["eos"]]
+    assert spelt(b"</", vocabulary) == ["<", "/"]
+
+
 @pytest.mark.parametrize("data", [b"\xff", "☃".encode(), b"\x00\x01"])
 @pytest.mark.parametrize("kind", ["unigram", "wordpiece-cased", "wordpiece-uncased"])
 def test_what_cannot_be_spelt_at_all_has_no_pieces_and_not_id_0_or_unk(vocabularies, kind, data):

@@ -203,8 +203,11 @@ def test_of_several_tokens_with_the_same_bytes_text_comes_before_byte_pieces(voc
 
 
 def test_of_several_tokens_with_the_same_bytes_learnt_comes_before_added(build):
-    vocabulary = build.load(build.byte_level(added=[" cat"]))
-    assert [token.content for token in vocabulary.by_bytes[b" cat"]] == ["Ġcat", " cat"]
+    tokenizer = Tokenizer(models.BPE(vocab={" a": 0, "Ġ": 1, "a": 2, "Ġa": 3}, merges=[("Ġ", "a")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    tokenizer.add_tokens([" a"])
+    group = build.load(tokenizer).by_bytes[b" a"]
+    assert [(token.content, token.id) for token in group] == [("Ġa", 3), (" a", 0)]
 
 
 def test_special_tokens_spell_no_bytes(vocabulary):

@@ -14,6 +14,18 @@ _NEAR_COPY = 0.999
 _SKETCH = 64
 
 
+def infinite_rows(rows: Tensor) -> Tensor:
+    """Rows with a NaN or an infinity.
+
+    Args:
+        rows: ``(n, d)``.
+
+    Returns:
+        ``(n,)`` bool.
+    """
+    return ~torch.isfinite(rows).all(dim=1)
+
+
 def near_zero_rows(rows: Tensor) -> Tensor:
     """Rows much shorter than the median row.
 

@@ -100,7 +100,8 @@ class Decoder:
         if self.family is Family.WORDPIECE:
             return self._wordpiece(content)
         if self._byte_fallback and _BYTE_PIECE.fullmatch(content):
-            return Kind.BYTE, bytes.fromhex(content[3:5]), False
+            data = bytes.fromhex(content[3:5])
+            return Kind.BYTE, data, data == b" "
         if self.family is Family.SENTENCEPIECE:
             content = content.replace("▁", " ")
         return Kind.TEXT, content.encode(), content.startswith(" ")
