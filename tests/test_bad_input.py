@@ -196,7 +196,7 @@ def test_a_missing_directory(refuses, tmp_path):
 def test_a_text_that_does_not_exist(models, refuses, tmp_path):
     base, donor = models
     arguments = [*transplant(base, donor, tmp_path / "out"), "--text", tmp_path / "no.txt"]
-    refuses(3, "report.texts: no file", *arguments)
+    refuses(3, "no.txt: No such file", *arguments)
 
 
 def test_an_unknown_option_and_an_unknown_verb(refuses):

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from tokensurgeon import __version__
 from tokensurgeon.checkpoint.expectation import hash_file
 from tokensurgeon.checkpoint.index import CheckpointIndex
@@ -44,7 +46,8 @@ def gather_evidence(
     """
     main = tensors[0]
     traits = _traits(plan)
-    notices = [*plan.notices, *_notices(plan, main, traits), *verification.notices]
+    known = [notice for notice in plan.notices if notice.code != "TS003"]
+    notices = [*known, *_notices(plan, main, traits), *verification.notices]
     return r.Report(
         tool_version=__version__,
         versions={name: version(name) for name in _LIBRARIES},
@@ -253,7 +256,7 @@ def _notices(plan: Plan, main: NewTensor, traits: r.TokenizerTraits) -> Iterable
     if max(traits.bos_target, traits.bos_chat_target or 0) > 1:
         yield Notice("TS002", f"prompt {traits.bos_target}, chat {traits.bos_chat_target}")
     fallback = [i for i, name in _made_by(main).items() if name not in (plan.method.name, "map")]
-    if fallback and not any(notice.code == "TS003" for notice in plan.notices):
+    if fallback:
         names = [match.target.tokens[index].text for index in fallback[:3]]
         yield Notice("TS003", f"{len(fallback)} tokens, such as {names}")
     if any(collision.side == "target" for collision in match.collisions):
@@ -272,8 +275,18 @@ def _notices(plan: Plan, main: NewTensor, traits: r.TokenizerTraits) -> Iterable
     ]
     if inexact:
         yield Notice("TS013", f"{len(inexact)} tokens, such as {inexact[:3]}")
+    repeated = _repeated(main)
+    if repeated:
+        yield Notice("TS010", f"{repeated} of {len(_made_by(main))} made rows repeat another")
     if "tokenizer.json" in plan.copied_files and "tekken.json" in plan.copied_files:
         yield Notice("TS014", "tokenizer.json and tekken.json; which one is used depends on the reader")
+
+
+def _repeated(main: NewTensor) -> int:
+    if main.made is None:
+        return 0
+    rows = main.data[torch.tensor(main.made.ids)]
+    return len(rows) - len(torch.unique(rows.float(), dim=0))
 
 
 def _lost_markers(plan: Plan) -> list[str]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokensurgeon.checkpoint.configs import read_config
+from tokensurgeon.checkpoint.configs import read_config, refuse_remote_code
 from tokensurgeon.checkpoint.index import CheckpointIndex, find_weights, read_index
 from tokensurgeon.checkpoint.layout import Layout, find_layout, is_vocab_name
 from tokensurgeon.checkpoint.source import resolve_checkpoint
-from tokensurgeon.errors import InputError, PolicyError
+from tokensurgeon.errors import PolicyError
+from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.recipe.schema import Recipe
 
@@ -51,9 +52,7 @@ def read_inputs(recipe: Recipe) -> Inputs:
         InputError: One of them cannot be used.
         PolicyError: One of them brings code or pickles, or the output overlaps with one of them.
     """
-    missing = [text for text in recipe.report.texts if not Path(text).is_file()]
-    if missing:
-        raise InputError(f"report.texts: no file {missing[0]}", "UTF-8 text files")
+    read_texts([Path(text) for text in recipe.report.texts], recipe.report.max_bytes)
     needs_donor = "donor" in find_method(recipe.method.name).needs
     base = resolve_checkpoint(recipe.base.path, recipe.base.revision, "all")
     target = resolve_checkpoint(
@@ -67,7 +66,7 @@ def read_inputs(recipe: Recipe) -> Inputs:
     _refuse_overlapping_paths(Path(recipe.output), [base, target, *([donor] if donor else [])])
     for directory in {base, target, *([donor] if donor else [])}:
         if not recipe.trust_remote_code:
-            _refuse_remote_code(directory)
+            refuse_remote_code(directory)
     base_config = read_config(base)
     base_index = read_index(base)
     overrides = {key: name for key, name in recipe.layout.model_dump().items() if name is not None}
@@ -89,14 +88,4 @@ def _refuse_overlapping_paths(output: Path, sources: list[Path]) -> None:
             relation = "is" if place == origin else "is inside" if origin in place.parents else "contains"
             raise PolicyError(
                 f"output {output} {relation} the input {source}", "an output apart from all inputs"
-            )
-
-
-def _refuse_remote_code(directory: Path) -> None:
-    for name in ("config.json", "tokenizer_config.json"):
-        if "auto_map" in read_config(directory, name, optional=True):
-            raise PolicyError(
-                f"{directory / name}: auto_map asks to run code that comes with the model",
-                "a model that the installed transformers knows",
-                "read the code, then set trust_remote_code: true (--trust-remote-code)",
             )

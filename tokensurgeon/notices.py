@@ -21,6 +21,8 @@ TITLES = {
     "TS014": "the target directory holds tokenizer files of two kinds",
     "TS015": "the output was not loaded for verification",
     "TS016": "base tokens have no row of their own",
+    "TS017": "an id without a token is the most likely next one",
+    "TS018": "the texts were not scored",
 }
 
 

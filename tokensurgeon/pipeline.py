@@ -24,9 +24,10 @@ from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.checkpoint.writer import free_bytes, refuse_existing, staged_directory, write_weights
 from tokensurgeon.console import logger, progress
-from tokensurgeon.errors import InputError, ResourceError, VerificationError
+from tokensurgeon.errors import ResourceError, VerificationError
 from tokensurgeon.evidence import gather_evidence
 from tokensurgeon.methods.registry import find_method
+from tokensurgeon.notices import Notice
 from tokensurgeon.plan import Plan, make_plan
 from tokensurgeon.recipe.schema import Recipe
 from tokensurgeon.report.card import render_card
@@ -63,12 +64,9 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
         TokensurgeonError: The run is impossible, refused, or its output is not what it should be; nothing
             is left behind.
     """
-    output = Path(recipe.output).expanduser()
-    refuse_existing(output, force)
     logger.info("Reading tokenizers and headers")
-    plan = make_plan(recipe)
-    _refuse_full_disk(plan)
-    with staged_directory(output, force) as stage:
+    plan = preflight(recipe, force)
+    with staged_directory(plan.output, force) as stage:
         logger.info("Making %d rows with %s", len(plan.wanted), recipe.method.name)
         tensors = operate(plan)
         _write(plan, tensors, stage)
@@ -79,16 +77,30 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
             trust_remote_code=recipe.trust_remote_code,
             allow_reader_mismatch=recipe.verify.allow_reader_mismatch,
         )
-        _refuse_failed(verification, output)
-        scores = _score(plan, stage)
+        _refuse_failed(verification, Path(recipe.output))
+        scores = _score(plan, stage, verification)
         report = gather_evidence(plan, tensors, verification, scores)
         (stage / "report.json").write_text(report.dump(), encoding="utf-8")
         (stage / "report.html").write_text(render_html(report), encoding="utf-8")
         (stage / "README.md").write_text(render_card(report), encoding="utf-8")
-    return Outcome(output, report)
+    return Outcome(Path(recipe.output).expanduser(), report)
 
 
-def _refuse_full_disk(plan: Plan) -> None:
+def preflight(recipe: Recipe, force: bool) -> Plan:
+    """Make the plan of a run, and refuse what would be refused before its first row.
+
+    Args:
+        recipe: What to do.
+        force: Whether an existing output may be replaced.
+
+    Returns:
+        The plan.
+
+    Raises:
+        TokensurgeonError: The run is impossible or refused.
+    """
+    refuse_existing(Path(recipe.output).expanduser().resolve(), force)
+    plan = make_plan(recipe)
     free = free_bytes(plan.output)
     if free < plan.bytes_to_write:
         raise ResourceError(
@@ -96,6 +108,7 @@ def _refuse_full_disk(plan: Plan) -> None:
             f"{plan.bytes_to_write / 1e9:.1f} GB for the weights",
             "free space, or choose another output",
         )
+    return plan
 
 
 def _write(plan: Plan, tensors: list[NewTensor], stage: Path) -> None:
@@ -121,6 +134,7 @@ def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str]) -> Exp
         twin = next((t.tensor for t in tensors if t.tensor.name == new.equal_to), new.tensor)
         base_rows = token_rows(map_tensor(twin.ref), twin.axis)
         vocab[ref.name] = VocabRows(
+            role=str(new.tensor.role),
             dtype=ref.dtype,
             shape=list(new.data.shape),
             axis=new.tensor.axis,
@@ -163,7 +177,7 @@ def _refuse_failed(verification: Verification, output: Path) -> None:
         )
 
 
-def _score(plan: Plan, stage: Path) -> list[TextScore]:
+def _score(plan: Plan, stage: Path, verification: Verification) -> list[TextScore]:
     """Bits per byte, base against output, in a process of its own: this one never holds a body."""
     rules = plan.recipe.report
     if not rules.texts:
@@ -171,10 +185,14 @@ def _score(plan: Plan, stage: Path) -> list[TextScore]:
     logger.info("Scoring %d texts", len(rules.texts))
     command = [sys.executable, "-m", "tokensurgeon", "eval", str(plan.inputs.base), str(stage), "--json"]
     command += [part for text in rules.texts for part in ("--text", text)]
-    command += ["--max-bytes", str(rules.max_bytes)]
+    command += ["--max-bytes", str(rules.max_bytes), "--device", plan.recipe.runtime.device]
+    command += ["--trust-remote-code"] * plan.recipe.trust_remote_code
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
-        raise InputError(f"scoring failed:\n{done.stderr.strip()}", "a causal language model and UTF-8 texts")
+        # The output is finished and verified; that it cannot be scored is worth a warning, not its loss.
+        reason = done.stderr.partition("error: ")[2].strip().splitlines()
+        verification.notices.append(Notice("TS018", reason[0] if reason else f"exit {done.returncode}"))
+        return []
     before, after = (model["texts"] for model in json.loads(done.stdout)["models"])
     return [
         TextScore(

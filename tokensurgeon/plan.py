@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tokensurgeon.checkpoint.configs import (
 )
 from tokensurgeon.checkpoint.layout import TensorRole, VocabTensor
 from tokensurgeon.checkpoint.sidefiles import carried_files, tokenizer_files
+from tokensurgeon.device import find_device
 from tokensurgeon.errors import InputError, PolicyError, RecipeError
 from tokensurgeon.inputs import Inputs, read_inputs
 from tokensurgeon.methods.registry import MethodInfo, find_method
@@ -69,7 +70,7 @@ class Plan:
     @property
     def output(self) -> Path:
         """Where the output will appear."""
-        return Path(self.recipe.output)
+        return Path(self.recipe.output).expanduser().resolve()
 
     @property
     def method(self) -> MethodInfo:
@@ -136,13 +137,14 @@ def make_plan(recipe: Recipe) -> Plan:
     Raises:
         TokensurgeonError: Anything that would make the run fail or be refused.
     """
+    find_device(recipe.runtime.device)
     inputs = read_inputs(recipe)
     target, base = load_vocabulary(inputs.target), load_vocabulary(inputs.base)
     if inputs.donor is not None and inputs.donor.resolve() != inputs.target.resolve():
         _refuse_other_tokenizer(target, load_vocabulary(inputs.donor))
     notices: list[Notice] = []
+    base = _drop_rowless(base, inputs.layout.rows, notices)
     match = match_vocabularies(target, base, recipe.anchors.map, recipe.anchors.roles)
-    match = _drop_rowless(match, inputs.layout.rows, notices)
     rows = _choose_rows(recipe, inputs, target)
     wanted = sorted({*match.missing, *(i for i, s in match.sources.items() if len(s.embedding) > 1)})
     unserved = _unserved(wanted, match, inputs, notices)
@@ -192,14 +194,14 @@ def _refuse_other_tokenizer(target: Vocabulary, donor: Vocabulary) -> None:
             )
 
 
-def _drop_rowless(match: VocabMatch, rows: int, notices: list[Notice]) -> VocabMatch:
+def _drop_rowless(base: Vocabulary, rows: int, notices: list[Notice]) -> Vocabulary:
     """Forget base tokens whose id lies past the base's embedding (Gemma 3 has such)."""
-    kept = {i: s for i, s in match.sources.items() if max(*s.embedding, *s.head) < rows}
-    if len(kept) == len(match.sources):
-        return match
-    lost = [match.target.tokens[i].text for i in match.sources.keys() - kept.keys()]
+    lost = [token.text for token in base if token.id >= rows]
+    if not lost:
+        return base
     notices.append(Notice("TS016", f"{len(lost)} tokens, such as {sorted(lost)[:3]}"))
-    return VocabMatch(match.target, match.base, kept, match.collisions)
+    kept = {index: token for index, token in base.tokens.items() if index < rows}
+    return replace(base, tokens=kept, roles={r: i for r, i in base.roles.items() if i in kept})
 
 
 def _choose_rows(recipe: Recipe, inputs: Inputs, target: Vocabulary) -> int:
@@ -286,9 +288,10 @@ def _remap(inputs: Inputs, match: VocabMatch, target: Vocabulary, rows: int) -> 
     }
     per_layer = inputs.layout.find(TensorRole.PER_LAYER)
     old_sizes = declared | {inputs.layout.rows}
-    if per_layer is not None and not (match.is_identity and rows == inputs.layout.rows):
+    identity = match.is_identity and rows == inputs.layout.rows
+    if per_layer is not None and not identity:
         old_sizes.add(per_layer.rows)
-    return IdRemap(match.successors, target.roles, stops, rows, frozenset(old_sizes))
+    return IdRemap(match.successors, target.roles, stops, rows, frozenset(old_sizes), identity)
 
 
 def _untie(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[ConfigChange]]:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from tokensurgeon.checkpoint.expectation import MADE, PADDING, token_rows
+from tokensurgeon.checkpoint.expectation import MADE, token_rows
 from tokensurgeon.plan import Plan
 from tokensurgeon.report.model import Ingredient, Quantiles, TensorQuality, TokenRow
 from tokensurgeon.surgery import MadeRows, NewTensor
@@ -37,13 +37,13 @@ def judge_rows(plan: Plan, new: NewTensor) -> TensorQuality:
     return TensorQuality(
         name=tensor.name,
         role=str(tensor.role),
-        tied=plan.inputs.layout.tied and tensor.name == plan.inputs.layout.embedding.name,
+        tied=new.tied,
         dtype=tensor.ref.dtype,
         old_shape=list(tensor.ref.shape),
         new_shape=list(new.data.shape),
-        copied=len(kept),
+        copied=sum(origin >= 0 and row in plan.match.target.tokens for row, origin in enumerate(source)),
         made=source.count(MADE),
-        padding=source.count(PADDING),
+        padding=len(source) - len(plan.match.target),
         equal_to=new.equal_to,
         kept_norms=quantiles(kept),
         new_norms=quantiles(norms[made.ids]) if made else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from tokensurgeon.checkpoint.expectation import MADE, PADDING, token_rows
 from tokensurgeon.checkpoint.layout import TensorRole, VocabTensor
 from tokensurgeon.checkpoint.reader import map_tensor
 from tokensurgeon.console import progress
+from tokensurgeon.device import find_device
 from tokensurgeon.errors import InputError, PolicyError, ResourceError
 from tokensurgeon.methods.base import InitMethod, InitRows, MethodContext, Side
 from tokensurgeon.methods.learnt import infinite_rows, near_copies, near_zero_rows
@@ -49,7 +50,8 @@ class NewTensor:
         tensor: Its counterpart in the base.
         data: Contents, in the base's dtype and the new shape.
         source: For every row the base row it is a copy of, ``MADE`` or ``PADDING``.
-        made: Rows that methods made; None for a bias and for copies of another tensor.
+        made: Rows that methods made; None for a bias.
+        tied: Whether the same rows serve as input embedding and lm_head, stored once or twice.
         equal_to: The tensor it is a copy of, before and after.
         excluded: Target ids that their rows ruled out as anchors, by reason.
         anchors: Number of anchors used.
@@ -60,6 +62,7 @@ class NewTensor:
     data: Tensor
     source: list[int]
     made: MadeRows | None = None
+    tied: bool = False
     equal_to: str | None = None
     excluded: dict[str, list[int]] = field(default_factory=dict)
     anchors: int = 0
@@ -80,15 +83,16 @@ def operate(plan: Plan) -> list[NewTensor]:
         PolicyError: The base is declared tied and stores another lm_head; too few anchors are left.
         ResourceError: The device is out of memory.
     """
+    tied = _is_tied(plan)
     done: list[NewTensor] = []
     for tensor in plan.inputs.layout.tensors:
         twin = _find_twin(plan, tensor, done)
         if twin is not None:
-            done.append(NewTensor(tensor, twin.data, twin.source, equal_to=twin.tensor.name))
+            done.append(replace(twin, tensor=tensor, equal_to=twin.tensor.name))
         elif tensor.role is not TensorRole.BIAS:
             try:
-                done.append(_make_rows(plan, tensor))
-            except torch.OutOfMemoryError as error:
+                done.append(_make_rows(plan, tensor, tied))
+            except (torch.OutOfMemoryError, MemoryError) as error:
                 raise ResourceError(
                     f"{tensor.name}: {error}", "enough memory for one batch", "lower runtime.batch_size"
                 ) from error
@@ -98,6 +102,15 @@ def operate(plan: Plan) -> list[NewTensor]:
         if tensor.role is TensorRole.BIAS:
             by_name[tensor.name] = _make_bias(plan, tensor, head)
     return [by_name[tensor.name] for tensor in plan.inputs.layout.tensors]
+
+
+def _is_tied(plan: Plan) -> bool:
+    """Whether one set of rows serves both ends, be it stored once or as two equal copies."""
+    embedding, head = plan.inputs.layout.embedding.ref, plan.inputs.layout.head.ref
+    same = (embedding.dtype, embedding.shape) == (head.dtype, head.shape)
+    return plan.recipe.tie_policy == "drop-head" or (
+        same and torch.equal(map_tensor(embedding), map_tensor(head))
+    )
 
 
 def _find_twin(plan: Plan, tensor: VocabTensor, done: list[NewTensor]) -> NewTensor | None:
@@ -121,7 +134,7 @@ def _find_twin(plan: Plan, tensor: VocabTensor, done: list[NewTensor]) -> NewTen
     return None
 
 
-def _sources(plan: Plan, tensor: VocabTensor) -> list[int]:
+def _sources(plan: Plan, tensor: VocabTensor, tied: bool) -> list[int]:
     """Where each row of the output comes from."""
     if plan.is_identity:
         return list(range(tensor.rows))
@@ -142,9 +155,9 @@ def _sources(plan: Plan, tensor: VocabTensor) -> list[int]:
     return source
 
 
-def _make_rows(plan: Plan, tensor: VocabTensor) -> NewTensor:
+def _make_rows(plan: Plan, tensor: VocabTensor, tied: bool) -> NewTensor:
     base_rows = map_tensor(tensor.ref)
-    source = _sources(plan, tensor)
+    source = _sources(plan, tensor, tied)
     data = torch.empty(plan.new_shape(tensor), dtype=base_rows.dtype)
     copied = torch.tensor([row for row, origin in enumerate(source) if origin >= 0], dtype=torch.int64)
     origins = torch.tensor([origin for origin in source if origin >= 0], dtype=torch.int64)
@@ -157,14 +170,17 @@ def _make_rows(plan: Plan, tensor: VocabTensor) -> NewTensor:
     excluded: dict[str, list[int]] = {}
     anchors = 0
     base_ids = torch.tensor([i for i in plan.match.base.tokens if i < tensor.rows], dtype=torch.int64)
+    for part in base_ids.split(8192) if len(copied) < len(source) else ():
+        _refuse_infinite(base_rows[part], part, plan, tensor)
     if ids:
-        made, excluded, anchors = _make_missing(plan, tensor, base_rows, base_ids, ids)
+        made, excluded, anchors = _make_missing(plan, tensor, base_rows, base_ids, ids, tied)
         data[torch.tensor(ids)] = made.rows.to(data.dtype)
     padding = torch.tensor([row for row, origin in enumerate(source) if origin == PADDING], dtype=torch.int64)
     if len(padding):
         # The mean row's logit is the mean logit: never the largest. A zero row's logit is 0, which may be.
         data[padding] = base_rows[base_ids].float().mean(dim=0).to(data.dtype)
-    return NewTensor(tensor, data, source, made, excluded=excluded, anchors=anchors)
+    serves_both = tied and tensor.role in (TensorRole.EMBEDDING, TensorRole.HEAD)
+    return NewTensor(tensor, data, source, made, serves_both, excluded=excluded, anchors=anchors)
 
 
 def _refuse_infinite(rows: Tensor, ids: Tensor, plan: Plan, tensor: VocabTensor) -> None:
@@ -180,7 +196,7 @@ def _refuse_infinite(rows: Tensor, ids: Tensor, plan: Plan, tensor: VocabTensor)
 
 
 def _make_missing(
-    plan: Plan, tensor: VocabTensor, base_rows: Tensor, base_ids: Tensor, ids: list[int]
+    plan: Plan, tensor: VocabTensor, base_rows: Tensor, base_ids: Tensor, ids: list[int], tied: bool
 ) -> tuple[MadeRows, dict[str, list[int]], int]:
     donor_rows = _donor_rows(plan, tensor)
     anchors, excluded = _choose_anchors(plan, base_rows, donor_rows)
@@ -190,16 +206,16 @@ def _make_missing(
     with progress(f"{plan.method.name}: {tensor.name}", len(ids)) as advance:
         for label, method, group in _groups(plan, donor_rows, ids):
             context = MethodContext(
-                side=_side(plan, tensor),
+                side=_side(tensor, tied),
                 base_rows=base_rows,
                 base_ids=base_ids,
-                pieces=[spelling[index].ids for index in group],
+                pieces=[tuple(i for i in spelling[index].ids if i < tensor.rows) for index in group],
                 donor_rows=donor_rows,
                 wanted=torch.tensor(group, dtype=torch.int64),
                 anchor_targets=torch.tensor(list(anchors), dtype=torch.int64),
                 anchor_bases=torch.tensor(list(anchors.values()), dtype=torch.int64),
                 generator=generator,
-                device=_device(plan),
+                device=find_device(plan.recipe.runtime.device),
                 batch_size=plan.recipe.runtime.batch_size,
                 advance=advance,
             )
@@ -231,8 +247,10 @@ def _choose_anchors(
     """Drop anchors whose rows show that one of the models never learnt them."""
     if donor_rows is None:
         return {}, {}
-    targets = torch.tensor(list(plan.anchors), dtype=torch.int64)
-    bases = torch.tensor(list(plan.anchors.values()), dtype=torch.int64)
+    # A per-layer table may have fewer rows than the embedding that the plan was made for.
+    usable = {t: b for t, b in plan.anchors.items() if t < len(donor_rows) and b < len(base_rows)}
+    targets = torch.tensor(list(usable), dtype=torch.int64)
+    bases = torch.tensor(list(usable.values()), dtype=torch.int64)
     # An atom that is not finite spoils every row, whatever the recipe excludes.
     rules = {*plan.recipe.anchors.exclude, "not finite"}
     excluded: dict[str, list[int]] = {}
@@ -264,6 +282,7 @@ def _groups(
     mapped = {index for index in ids if index in plan.match.sources}
     unserved = set(plan.unserved) - mapped
     if donor_rows is not None:
+        unserved |= {index for index in ids if index >= len(donor_rows) and index not in mapped}
         served = torch.tensor([i for i in ids if i not in mapped and i not in unserved], dtype=torch.int64)
         rows = donor_rows[served].float()
         bad = served[infinite_rows(rows)]
@@ -286,17 +305,12 @@ def _groups(
             yield label, find_method(params.name).build(params), group
 
 
-def _side(plan: Plan, tensor: VocabTensor) -> Side:
-    if tensor.role is TensorRole.HEAD:
-        return "lm_head"
-    return "tied" if plan.inputs.layout.tied and tensor.role is TensorRole.EMBEDDING else "embedding"
-
-
-def _device(plan: Plan) -> torch.device:
-    name = plan.recipe.runtime.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+def _side(tensor: VocabTensor, tied: bool) -> Side:
+    if tensor.role is TensorRole.PER_LAYER:
+        return "embedding"
+    if tied:
+        return "tied"
+    return "lm_head" if tensor.role is TensorRole.HEAD else "embedding"
 
 
 def _gather(ids: list[int], parts: list[tuple[str, list[int], InitRows]], width: int) -> MadeRows:
@@ -325,6 +339,7 @@ def _make_bias(plan: Plan, tensor: VocabTensor, head: NewTensor) -> NewTensor:
     """Fill a bias with the coefficients of the lm_head rows, or its mean where there are none."""
     stored = map_tensor(tensor.ref)
     old = token_rows(stored, tensor.axis).float()
+    _refuse_infinite(old, torch.arange(len(old)), plan, tensor)
     source = head.source
     new = old.mean(dim=0).expand(plan.rows_of(tensor), -1).clone()
     copied = torch.tensor([row for row, origin in enumerate(source) if origin >= 0], dtype=torch.int64)

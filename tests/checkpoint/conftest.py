@@ -66,6 +66,7 @@ def _expected(directory: Path, tensors: dict[str, torch.Tensor]) -> Expectation:
         },
         vocab={
             name: VocabRows(
+                role="embedding" if "embed" in name else "lm_head",
                 dtype="BF16",
                 shape=[rows, WIDTH],
                 axis=0,

@@ -37,6 +37,21 @@ def test_the_demo_matches_at_least_46100_tokens_and_none_falsely(demo):
     assert demo.report.passed
 
 
+def test_matches_agree_with_the_tokenizers_own_decoders():
+    from tokensurgeon.vocab.match import match_vocabularies
+    from tokensurgeon.vocab.vocabulary import load_vocabulary
+
+    match = match_vocabularies(load_vocabulary(SMOLLM), load_vocabulary(GEMMA))
+    compared = 0
+    for index, twin in match.byte_equal.items():
+        ours = match.target.tokenizer.decoder.decode(["x", match.target.tokens[index].content])
+        theirs = match.base.tokenizer.decoder.decode(["x", match.base.tokens[twin].content])
+        if "\ufffd" not in ours + theirs:
+            compared += 1
+            assert ours == theirs
+    assert compared > 45_000
+
+
 def test_the_output_knows_the_capital_of_france(demo):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

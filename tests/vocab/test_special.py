@@ -119,13 +119,10 @@ def test_a_token_that_is_eos_and_pad_is_eos(build):
     assert links(target, base) == {"<end>": (Origin.ROLE, "</s>")}
 
 
-def test_a_base_whose_eos_is_its_pad_serves_both(build):
+def test_a_base_whose_eos_is_its_pad_makes_no_stop_of_the_targets_pad(build):
     target = simple(build, "<pad>", "</s>", eos="</s>", pad="<pad>")
     base = simple(build, "<end>", eos="<end>", pad="<end>")
-    assert links(target, base) == {
-        "<pad>": (Origin.ROLE, "<end>"),
-        "</s>": (Origin.ROLE, "<end>"),
-    }
+    assert links(target, base) == {"</s>": (Origin.ROLE, "<end>")}
 
 
 def test_without_roles_a_special_token_is_missing_and_not_id_0(build):

@@ -111,19 +111,25 @@ def test_a_token_that_only_the_config_names_is_special(build):
     assert special == ["<turn>", "<tool>", "<image>"]
 
 
-def test_a_learnt_token_that_the_config_names_is_special(build):
-    vocabulary = build.load(build.byte_level(words=["</"]), eos_token="</")
-    assert canonical(vocabulary, "</") == (Kind.SPECIAL, b"</", False)
+def test_a_learnt_marker_that_the_config_names_is_special(build):
+    vocabulary = build.load(build.byte_level(words=["<e>"]), eos_token="<e>")
+    assert canonical(vocabulary, "<e>") == (Kind.SPECIAL, b"<e>", False)
+
+
+def test_a_role_does_not_make_an_ordinary_piece_special(build):
+    vocabulary = build.load(build.byte_level(), pad_token="!")
+    assert canonical(vocabulary, "!") == (Kind.TEXT, b"!", False)
+    assert vocabulary.tokens[vocabulary.roles["pad"]].content == "!"
 
 
 def test_the_special_tokens_map_names_roles_too(build):
-    directory = build.write(build.byte_level())
+    directory = build.write(build.byte_level(words=["<cat>"]))
     (directory / "special_tokens_map.json").write_text(
-        json.dumps({"eos_token": "<|endoftext|>", "additional_special_tokens": ["Ġcat"]}), encoding="utf-8"
+        json.dumps({"eos_token": "<|endoftext|>", "additional_special_tokens": ["<cat>"]}), encoding="utf-8"
     )
     vocabulary = load_vocabulary(directory)
     assert vocabulary.roles == {"eos": 0}
-    assert vocabulary.by_content["Ġcat"].kind is Kind.SPECIAL
+    assert vocabulary.by_content["<cat>"].kind is Kind.SPECIAL
 
 
 def test_an_added_token_that_is_not_special_is_text_as_it_stands(build):

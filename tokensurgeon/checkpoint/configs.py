@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokensurgeon.errors import InputError
+from tokensurgeon.errors import InputError, PolicyError
 
 _ROLE_FIELD = re.compile(r"^(bos|eos|pad|unk|sep|cls|mask)_token_id$")
 _ID_FIELD = re.compile(r"_token_(id|index|ids|indices)$")
@@ -52,6 +52,7 @@ class IdRemap:
         stops: Ids at which the target's own model stops, the tokenizer's EOS first.
         rows: Rows of the output.
         old_sizes: Numbers that mean "vocabulary size" in the base.
+        identity: Whether nothing moves; a field that is absent then stays absent.
     """
 
     successors: Callable[[int], list[int]]
@@ -59,6 +60,7 @@ class IdRemap:
     stops: Sequence[int]
     rows: int
     old_sizes: frozenset[int]
+    identity: bool = False
 
     def ids(self, value: Any) -> list[int]:  # noqa: ANN401 - a JSON value
         """Follow one id or a list of ids; those without a counterpart are dropped."""
@@ -96,6 +98,24 @@ def read_config(directory: Path, name: str = "config.json", optional: bool = Fal
     return config
 
 
+def refuse_remote_code(directory: Path) -> None:
+    """Refuse a checkpoint or tokenizer that asks to run its own code.
+
+    Args:
+        directory: A checkpoint or a tokenizer.
+
+    Raises:
+        PolicyError: Its configs name code.
+    """
+    for name in ("config.json", "tokenizer_config.json"):
+        if "auto_map" in read_config(directory, name, optional=True):
+            raise PolicyError(
+                f"{directory / name}: auto_map asks to run code that comes with the model",
+                "a model that the installed transformers knows",
+                "read the code, then set trust_remote_code: true (--trust-remote-code)",
+            )
+
+
 def dump_config(config: Mapping[str, Any]) -> str:
     """Write a config as text: keys in their order, UTF-8, one newline at the end."""
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
@@ -119,7 +139,19 @@ def rewrite_config(config: Mapping[str, Any], remap: IdRemap) -> tuple[dict[str,
         The new config, keys in the old order, and what changed.
     """
     new = _rewrite_level(config, remap, "")
+    if not remap.identity:
+        _complete(new, remap)
     return new, _differences("config.json", config, new)
+
+
+def _complete(config: dict[str, Any], remap: IdRemap) -> None:
+    """Write what the base left to the defaults of its class, which are those of another tokenizer."""
+    level = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    if not any("vocab_size" in text for text in text_levels(config)):
+        level["vocab_size"] = remap.rows
+    for role in ("bos", "eos", "pad"):
+        if not any(f"{role}_token_id" in text for text in text_levels(config)):
+            level[f"{role}_token_id"] = _role_value(role, None, remap)
 
 
 def rewrite_generation_config(
@@ -141,6 +173,8 @@ def rewrite_generation_config(
         named = [index for level in text_levels(model_config) for index in as_ids(level.get(key))]
         if key not in config and named:
             new[key] = _role_value(role, _collapse(named) if role == "eos" else named[0], remap)
+        elif role == "eos" and named and not remap.identity:
+            new[key] = _collapse([*as_ids(new[key]), *remap.ids(named)])
     if remap.stops and not new.get("eos_token_id"):
         new["eos_token_id"] = _collapse(remap.stops)
     for role in ("bos", "pad"):

@@ -44,6 +44,7 @@ class VocabRows(_Part):
     """A vocabulary tensor of the output.
 
     Attributes:
+        role: A ``TensorRole``.
         dtype: Stored dtype.
         shape: Shape.
         axis: The axis that counts tokens.
@@ -52,6 +53,7 @@ class VocabRows(_Part):
         copied_sha256: Of the copied rows' bytes, in row order, as they are in the base.
     """
 
+    role: str
     dtype: str
     shape: list[int]
     axis: int

@@ -5,7 +5,6 @@ Reads a job from stdin, writes one JSON document to stdout. Only this file insta
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import sys
@@ -13,6 +12,8 @@ import warnings
 from typing import Any
 
 import torch
+
+from tokensurgeon.vocab.special import pinned_time
 
 
 class _Collector(logging.Handler):
@@ -55,7 +56,7 @@ def _read_tokenizer(job: dict[str, Any]) -> dict[str, Any]:
     framed = [tokenizer(text)["input_ids"] for text in job["texts"]]
     chat = None
     if job["messages"] and tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(job["messages"], tokenize=False)
+        text = tokenizer.apply_chat_template(job["messages"], tokenize=False, strftime_now=pinned_time)
         chat = [text, tokenizer(text, add_special_tokens=False)["input_ids"]]
     roles = {
         role: getattr(tokenizer, f"{role}_token_id")
@@ -92,8 +93,7 @@ def _run_model(job: dict[str, Any], tokenizer: Any) -> dict[str, Any]:  # noqa: 
     return {
         "class": type(model).__name__,
         "problems": {key: sorted(map(str, value)) for key, value in dict(info).items() if value},
-        "embedding_sha256": _hash(table),
-        "embedding_rows": table.shape[0],
+        "embedding_as_stored": _is_stored(table, job["embedding"]),
         "config_ids": {role: getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "pad")},
         "generation_ids": {
             role: getattr(generation, f"{role}_token_id", None) for role in ("bos", "eos", "pad")
@@ -102,9 +102,12 @@ def _run_model(job: dict[str, Any], tokenizer: Any) -> dict[str, Any]:  # noqa: 
     }
 
 
-def _hash(table: torch.Tensor) -> str:
-    raw = table.detach().contiguous().view(torch.uint8).numpy()
-    return hashlib.sha256(raw.data).hexdigest()
+def _is_stored(table: torch.Tensor, embedding: dict[str, str]) -> bool:
+    """Whether a loaded table is the stored one, in the dtype it was loaded in."""
+    from safetensors import safe_open
+
+    with safe_open(embedding["file"], framework="pt") as file:
+        return torch.equal(file.get_tensor(embedding["name"]).to(table.dtype), table.detach())
 
 
 def _forward(model: Any, tokenizer: Any, job: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokensurgeon.checkpoint.as_read import ReadOptions, check_as_read
-from tokensurgeon.checkpoint.configs import as_ids, read_config, remaining_ids, text_levels
+from tokensurgeon.checkpoint.configs import (
+    as_ids,
+    read_config,
+    refuse_remote_code,
+    remaining_ids,
+    text_levels,
+)
 from tokensurgeon.checkpoint.expectation import (
     MADE,
     Expectation,
@@ -22,12 +29,12 @@ from tokensurgeon.checkpoint.expectation import (
     token_rows,
 )
 from tokensurgeon.checkpoint.index import CheckpointIndex, read_index
-from tokensurgeon.checkpoint.layout import TensorRole, find_layout, is_vocab_name
+from tokensurgeon.checkpoint.layout import Layout, TensorRole, VocabTensor, find_layout
 from tokensurgeon.checkpoint.reader import map_tensor
 from tokensurgeon.checkpoint.sidefiles import tokenizer_files
 from tokensurgeon.checkpoint.subject import Subject, Verification
 from tokensurgeon.checkpoint.writer import hash_tensor
-from tokensurgeon.errors import PolicyError
+from tokensurgeon.errors import InputError
 from tokensurgeon.vocab.vocabulary import load_vocabulary
 
 _CHUNK = 16384
@@ -58,15 +65,11 @@ def verify_checkpoint(
         PolicyError: It brings its own code and that is not trusted.
     """
     config = read_config(directory)
-    if "auto_map" in config and not trust_remote_code:
-        raise PolicyError(
-            f"{directory / 'config.json'}: auto_map asks to run code that comes with the model",
-            "a model that the installed transformers knows",
-            "read the code, then pass --trust-remote-code",
-        )
+    if not trust_remote_code:
+        refuse_remote_code(directory)
     index = read_index(directory)
     expected = load_expectation(directory)
-    layout = find_layout(index, config, _overrides(expected, index))
+    layout = _layout(index, config, expected)
     subject = Subject(directory, index, config, layout, load_vocabulary(directory), expected)
     result = Verification()
     for check in (_check_files, _check_body, _check_shapes, _check_copies, _check_health, _check_ids):
@@ -77,14 +80,22 @@ def verify_checkpoint(
     return result
 
 
-def _overrides(expected: Expectation | None, index: CheckpointIndex) -> dict[str, str]:
-    """The tensors that a recipe named by hand: those whose names do not say what they are."""
-    if expected is None or not expected.vocab:
-        return {}
-    main, *others = expected.vocab
-    heads = [name for name in others if not is_vocab_name(name)]
-    named = {"embedding": main} | ({"lm_head": heads[0]} if heads else {})
-    return {role: name for role, name in named.items() if name in index.tensors}
+def _layout(index: CheckpointIndex, config: dict[str, Any], expected: Expectation | None) -> Layout:
+    """The vocabulary tensors: those that were written, or what names and shapes tell."""
+    if expected is None:
+        return find_layout(index, config)
+    tensors = index.tensors
+    known = tuple(
+        VocabTensor(tensors[name], TensorRole(rows.role), rows.axis)
+        for name, rows in expected.vocab.items()
+        if name in tensors and len(tensors[name].shape) == len(rows.shape)
+    )
+    if not known or known[0].role is not TensorRole.EMBEDDING:
+        raise InputError(
+            f"{index.path}: no input embedding",
+            f"{next(iter(expected.vocab), 'one')}, as provenance.json says",
+        )
+    return Layout(known, tied=not any(tensor.role is TensorRole.HEAD for tensor in known))
 
 
 _Checks = Iterator[tuple[str, list[str], str]]

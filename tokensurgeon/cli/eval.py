@@ -33,6 +33,7 @@ def eval_models(
     context_bytes: Annotated[int, typer.Option(min=0, help="Bytes it sees before those.")] = 1024,
     dtype: Annotated[Dtype, typer.Option(help="auto keeps the checkpoint's.")] = Dtype.FLOAT32,
     device: Annotated[str, typer.Option(help="auto takes CUDA where there is one.")] = "auto",
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Measure bits per byte of models on text.
@@ -58,6 +59,7 @@ def eval_models(
                 stride_bytes=stride_bytes,
                 context_bytes=context_bytes,
                 device=device,
+                trust_remote_code=trust_remote_code,
                 dtype=dtype.value,
                 advance=advance,
             )

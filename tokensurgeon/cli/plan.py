@@ -44,11 +44,9 @@ def print_plan(recipe: Recipe, as_json: bool, force: bool) -> None:
         as_json: Print one JSON document.
         force: Whether an existing output may be replaced.
     """
-    from tokensurgeon.checkpoint.writer import refuse_existing
-    from tokensurgeon.plan import make_plan
+    from tokensurgeon.pipeline import preflight
 
-    refuse_existing(Path(recipe.output), force)
-    facts = _facts(make_plan(recipe))
+    facts = _facts(preflight(recipe, force))
     if as_json:
         console.print_json({"schema_version": 1, "ok": True, "exit_code": 0, "error": None, "plan": facts})
         return

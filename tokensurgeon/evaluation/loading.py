@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
+from tokensurgeon.device import find_device
 from tokensurgeon.errors import InputError, PolicyError, RecipeError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise RecipeError(f"dtype {dtype!r}", f"one of {', '.join(DTYPES)}")
-    target = _find_device(device)
+    target = find_device(device)
     try:
         with _silent_loading():
             config = AutoConfig.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
@@ -69,18 +69,6 @@ def load_model(
             f"all weights of {type(model).__name__}",
         )
     return model.eval().to(target), tokenizer
-
-
-def _find_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise RecipeError(f"device {name!r}", "auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RecipeError(f"device {name!r}", f"one of {torch.cuda.device_count()} CUDA devices", "use auto")
-    return device
 
 
 @contextmanager

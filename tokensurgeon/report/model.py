@@ -103,7 +103,7 @@ class Exclusion(_Part):
     """Matched tokens that were not used as anchors.
 
     Attributes:
-        reason: Such as ``reserved`` or ``near_zero (donor)``.
+        reason: Such as ``reserved`` or ``near_zero (target)``.
         tokens: How many.
         examples: A few, as text.
     """

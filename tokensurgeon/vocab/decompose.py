@@ -85,6 +85,8 @@ def _byte_ids(data: bytes, vocabulary: Vocabulary) -> list[int]:
 
 
 def _spelt(ids: list[int], vocabulary: Vocabulary) -> bytes | None:
+    if not all(index in vocabulary.tokens for index in ids):
+        return None
     tokens = [vocabulary.tokens[index] for index in ids]
     if any(token.kind is Kind.SPECIAL for token in tokens):
         return None

@@ -55,7 +55,8 @@ def probe_ids(vocabulary: Vocabulary) -> list[tuple[str, list[int]]]:
     Returns:
         Pairs of text and ids.
     """
-    return [(text, vocabulary.encode(text)) for text in probe_texts(vocabulary)]
+    pairs = ((text, vocabulary.encode(text)) for text in probe_texts(vocabulary))
+    return [(text, ids) for text, ids in pairs if ids]
 
 
 def probe_chat(vocabulary: Vocabulary) -> tuple[str, list[int]] | None:

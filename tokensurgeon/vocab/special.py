@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from tokensurgeon.errors import RecipeError
@@ -100,7 +101,8 @@ def _by_user_map(target: Vocabulary, base: Vocabulary, user_map: Mapping[str, st
             token = target.tokens[ids[0]]
         known = base.by_content.get(text)
         sources = (known.id,) if known else tuple(base.encode(text))
-        if not sources or (base.unknown in sources and not known):
+        spelt = all(index in base.tokens and index != base.unknown for index in sources)
+        if not sources or not (known or spelt):
             raise RecipeError(
                 f"anchors.map: the base tokenizer has no token for {text!r} (mapped to {wanted!r})",
                 "a base token, or text that base tokens can spell",
@@ -127,6 +129,9 @@ def _by_role(target: Vocabulary, base: Vocabulary, roles: Sequence[str]) -> dict
         if index is None or twin is None:
             continue
         if not (_is_control(target.tokens[index]) and _is_control(base.tokens[twin])):
+            continue
+        if role == "pad" and twin == base.roles.get("eos") and index != target.roles.get("eos"):
+            # A base that pads with its EOS never learnt a padding token; EOS's row would make a stop of it.
             continue
         earlier = linked.get(index)
         if earlier is None:
@@ -174,6 +179,18 @@ def _chat_markers(vocabulary: Vocabulary) -> dict[str, list[int]]:
     return markers
 
 
+def pinned_time(form: str) -> str:
+    """What templates that print the date get: always the same day, so that two runs render one text.
+
+    Args:
+        form: As for ``strftime``.
+
+    Returns:
+        The date in that form.
+    """
+    return datetime(2024, 7, 26).strftime(form)
+
+
 def render_chat(vocabulary: Vocabulary, messages: list[dict[str, str]]) -> str | None:
     """Render a conversation with the vocabulary's chat template.
 
@@ -192,7 +209,10 @@ def render_chat(vocabulary: Vocabulary, messages: list[dict[str, str]]) -> str |
     names = {f"{role}_token": vocabulary.tokens[index].content for role, index in vocabulary.roles.items()}
     try:
         rendered, _ = render_jinja_template(
-            conversations=[messages], chat_template=vocabulary.chat_template, **names
+            conversations=[messages],
+            chat_template=vocabulary.chat_template,
+            strftime_now=pinned_time,
+            **names,
         )
     except (jinja2.TemplateError, TypeError, ValueError):
         return None

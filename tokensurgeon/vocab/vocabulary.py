@@ -8,6 +8,7 @@ next. What a token *is* are the bytes it stands for, so every token is read from
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,8 @@ from tokenizers import Tokenizer
 
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocab.canonical import Decoder, Family, Kind
+
+_MARKER = re.compile(r"[<\[].*[>\]]$")
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
@@ -121,8 +124,18 @@ class Vocabulary:
         return unk_id
 
     def run_model(self, piece: str) -> list[int]:
-        """Segment an already normalised piece with the model alone, no pre-tokenizer, no added tokens."""
-        return [token.id for token in self._model.tokenize(piece)]
+        """Segment an already normalised piece with the model alone, no pre-tokenizer, no added tokens.
+
+        Args:
+            piece: Text as the model sees it.
+
+        Returns:
+            Ids; empty when the model cannot write the piece and has no unknown token.
+        """
+        try:
+            return [token.id for token in self._model.tokenize(piece)]
+        except Exception:  # noqa: BLE001 - tokenizers raises nothing narrower
+            return []
 
     def encode(self, text: str, specials: bool = False) -> list[int]:
         """Encode text with the raw tokenizer.
@@ -132,9 +145,12 @@ class Vocabulary:
             specials: Whether the post-processor adds BOS and the like.
 
         Returns:
-            Ids.
+            Ids; empty when the tokenizer cannot write the text and has no unknown token.
         """
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=specials).ids
+        try:
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=specials).ids
+        except Exception:  # noqa: BLE001 - tokenizers raises nothing narrower
+            return []
         return ids
 
 
@@ -244,19 +260,19 @@ def _read_tokens(spec: dict[str, Any], decode: Decoder, special_names: set[str])
     vocab = model["vocab"]
     # Unigram lists [piece, score] by id; the others map piece to id.
     learnt = {piece: index for index, (piece, _) in enumerate(vocab)} if isinstance(vocab, list) else vocab
-    if isinstance(model.get("unk_id"), int) and isinstance(vocab, list):
-        special_names = special_names | {vocab[model["unk_id"]][0]}
-    if isinstance(model.get("unk_token"), str):
-        special_names = special_names | {model["unk_token"]}
+    has_unk_id = isinstance(model.get("unk_id"), int) and isinstance(vocab, list)
+    # A role may point at an ordinary piece ("pad": "!"), which stays ordinary.
+    unknown = {model.get("unk_token")} | ({vocab[model["unk_id"]][0]} if has_unk_id else set())
+    controls = {name for name in special_names if _MARKER.match(name)} | unknown
     tokens = {}
     for content, index in learnt.items():
         kind, data, word_start = (
-            (Kind.SPECIAL, content.encode(), False) if content in special_names else decode(content)
+            (Kind.SPECIAL, content.encode(), False) if content in controls else decode(content)
         )
         tokens[index] = Token(index, content, kind, data, word_start, added=False)
     for entry in spec.get("added_tokens") or []:
         content, index = entry["content"], entry["id"]
-        if entry.get("special") or content in special_names:
+        if entry.get("special") or content in special_names | unknown:
             kind, data, word_start = Kind.SPECIAL, content.encode(), False
         elif decode.family is Family.SENTENCEPIECE and learnt.get(content) == index:
             # Gemma lists runs of "▁" as added tokens too; plain text still reaches them as spaces.
