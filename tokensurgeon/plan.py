@@ -10,6 +10,7 @@ from typing import Any
 from tokensurgeon.checkpoint.configs import (
     ConfigChange,
     IdRemap,
+    complete_config,
     read_config,
     rewrite_config,
     rewrite_generation_config,
@@ -155,6 +156,9 @@ def make_plan(recipe: Recipe) -> Plan:
     generation, more = rewrite_generation_config(
         read_config(inputs.base, "generation_config.json", optional=True), inputs.base_config, remap
     )
+    if not remap.identity:
+        config, added = complete_config(config, remap)
+        changes += added
     if recipe.tie_policy == "keep-head":
         config, untied = _untie(config)
         changes += untied

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import subprocess
@@ -14,7 +13,6 @@ import torch
 
 from tokensurgeon.checkpoint import as_read, probe
 from tokensurgeon.checkpoint.as_read import _run_probe
-from tokensurgeon.checkpoint.index import read_index
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.vocab.probe import MESSAGES, probe_chat, probe_ids
 from tokensurgeon.vocab.vocabulary import load_vocabulary
@@ -24,8 +22,6 @@ from tokensurgeon.vocab.vocabulary import load_vocabulary
 def seen(healthy):
     """What a process that reads the healthy output rightly would answer."""
     vocabulary = load_vocabulary(healthy)
-    table = read_index(healthy).tensors["model.embed_tokens.weight"]
-    raw = table.path.read_bytes()[table.start : table.end]
     ids = {role: vocabulary.roles[role] for role in ("bos", "eos", "pad")}
     texts = probe_ids(vocabulary)
     return {
@@ -38,7 +34,7 @@ def seen(healthy):
         "model": {
             "class": "LlamaForCausalLM",
             "problems": {},
-            "embedding_sha256": hashlib.sha256(raw).hexdigest(),
+            "embedding_as_stored": True,
             "config_ids": dict(ids),
             "generation_ids": dict(ids),
             "finite": True,
@@ -123,7 +119,7 @@ def test_without_a_forward_pass_the_model_is_not_judged(read_back, seen):
     [
         ({"problems": {"missing_keys": ["a", "b"]}}, "loads in a fresh process", "missing_keys: a, b"),
         (
-            {"embedding_sha256": "0" * 64},
+            {"embedding_as_stored": False},
             "loads in a fresh process",
             "the loaded input embedding differs from the file",
         ),

@@ -9,6 +9,7 @@ import pytest
 from tokensurgeon.checkpoint.configs import (
     IdRemap,
     as_ids,
+    complete_config,
     dump_config,
     read_config,
     remaining_ids,
@@ -29,7 +30,8 @@ def make_remap(successors=None, *, roles=None, stops=(), rows=NEW) -> IdRemap:
 
 def identity(**roles: int) -> IdRemap:
     stops = [roles["eos"]] if "eos" in roles else []
-    return IdRemap(lambda index: [index] if 0 <= index < OLD else [], roles, stops, OLD, frozenset({OLD}))
+    successors = lambda index: [index] if 0 <= index < OLD else []  # noqa: E731
+    return IdRemap(successors, roles, stops, OLD, frozenset({OLD}), identity=True)
 
 
 def test_vocabulary_size_changes_at_every_text_level():
@@ -287,3 +289,18 @@ def test_a_damaged_config_is_refused_by_name(raw, message, tmp_path):
     (tmp_path / "config.json").write_bytes(raw)
     with pytest.raises(InputError, match=rf"config\.json: (.|\n)*{message}"):
         read_config(tmp_path)
+
+
+def test_what_is_left_to_class_defaults_is_written_down():
+    config, _ = rewrite_config({"model_type": "llama", "eos_token_id": 10}, make_remap(stops=[2]))
+    new, added = complete_config(config, make_remap(roles={"bos": 1}, stops=[2]))
+    assert new["vocab_size"] == NEW
+    assert new["bos_token_id"] == 1
+    assert new["pad_token_id"] is None
+    assert {change.field for change in added} == {"vocab_size", "bos_token_id", "pad_token_id"}
+
+
+def test_what_a_nested_text_model_leaves_out_is_written_at_its_level():
+    new, _ = complete_config({"text_config": {"model_type": "gemma3_text"}}, make_remap(stops=[2]))
+    assert new["text_config"]["vocab_size"] == NEW
+    assert list(new) == ["text_config"]

@@ -146,7 +146,7 @@ def _judge_model(subject: Subject, seen: dict[str, Any], result: Verification) -
         config, generation = (as_ids(model[place][role]) for place in ("config_ids", "generation_ids"))
         if own is not None and generation and own not in generation:
             problems.append(f"{role}: tokenizer {own}, generation config {generation}")
-        if generation and not set(config) <= set(generation):
+        elif generation and not set(config) <= set(generation):
             problems.append(f"{role}: config {config}, generation config {generation}")
     result.add("ids after loading", problems, "config, generation config and tokenizer agree")
 

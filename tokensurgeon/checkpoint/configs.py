@@ -139,19 +139,31 @@ def rewrite_config(config: Mapping[str, Any], remap: IdRemap) -> tuple[dict[str,
         The new config, keys in the old order, and what changed.
     """
     new = _rewrite_level(config, remap, "")
-    if not remap.identity:
-        _complete(new, remap)
     return new, _differences("config.json", config, new)
 
 
-def _complete(config: dict[str, Any], remap: IdRemap) -> None:
-    """Write what the base left to the defaults of its class, which are those of another tokenizer."""
-    level = config["text_config"] if isinstance(config.get("text_config"), dict) else config
-    if not any("vocab_size" in text for text in text_levels(config)):
-        level["vocab_size"] = remap.rows
-    for role in ("bos", "eos", "pad"):
-        if not any(f"{role}_token_id" in text for text in text_levels(config)):
-            level[f"{role}_token_id"] = _role_value(role, None, remap)
+def complete_config(config: Mapping[str, Any], remap: IdRemap) -> tuple[dict[str, Any], list[ConfigChange]]:
+    """Write what ``config.json`` leaves to the defaults of its class, which know another tokenizer.
+
+    Args:
+        config: A rewritten config.
+        remap: Where token ids go.
+
+    Returns:
+        The config with vocabulary size, BOS, EOS and padding at its text level, and what was added.
+    """
+    nested = config.get("text_config")
+    levels = text_levels(config)
+    keys = {f"{role}_token_id": _role_value(role, None, remap) for role in ("bos", "eos", "pad")}
+    added = {
+        key: value
+        for key, value in {"vocab_size": remap.rows, **keys}.items()
+        if not any(key in level for level in levels)
+    }
+    new = (
+        {**config, "text_config": {**nested, **added}} if isinstance(nested, Mapping) else {**config, **added}
+    )
+    return new, _differences("config.json", config, new)
 
 
 def rewrite_generation_config(
