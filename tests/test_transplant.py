@@ -255,3 +255,72 @@ def test_a_donor_row_that_is_not_finite_is_no_anchor(make_model, sentencepiece, 
     report = transplant(base, donor, tmp_path / "out", "verify.forward=false")
     assert {row.reason: row.tokens for row in report.anchors.excluded}["not finite (target)"] == 1
     assert report.tensors[0].residuals.median < 1
+
+
+def edit_config(directory: Path, **changes: object) -> None:
+    path = directory / "config.json"
+    config = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in config.items() if value != "absent"}))
+
+
+def test_a_base_that_leaves_sizes_and_ids_to_its_class_gets_them_written(
+    make_model, sentencepiece, byte_level, tmp_path
+):
+    base = make_model("llama", sentencepiece)
+    edit_config(base, vocab_size="absent", pad_token_id="absent", bos_token_id="absent", dtype="float32")
+    (base / "generation_config.json").unlink()
+    assert transplant(base, byte_level, tmp_path / "out", "method=pieces").passed
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["vocab_size"], config["bos_token_id"], config["pad_token_id"]) == (420, 1, 2)
+
+
+def test_an_identity_swap_keeps_padding_rows_even_where_one_is_the_most_likely(
+    make_model, byte_level, tmp_path
+):
+    base = make_model("llama", byte_level, vocab_size=512)
+    report = transplant(base, base, tmp_path / "out")
+    old, new = tensors(base), tensors(tmp_path / "out")
+    assert all(same_bits(old[name], new[name]) for name in old)
+    assert report.tensors[0].copied == 420
+    assert report.tensors[0].padding == 92
+
+
+def test_a_base_with_fewer_rows_than_tokens_still_works(make_model, sentencepiece, byte_level, tmp_path):
+    base = make_model("llama", sentencepiece, vocab_size=450)
+    report = transplant(base, byte_level, tmp_path / "out", "method=pieces", "verify.forward=false")
+    assert report.passed
+    assert "TS016" in {warning.code for warning in report.warnings}
+
+
+def test_a_tie_stored_twice_is_treated_as_a_tie(make_model, sentencepiece, byte_level, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    base = make_model("llama", sentencepiece)
+    weights = load_file(base / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    edit_config(base, tie_word_embeddings=True)
+    method = "method={name: pieces, weighting: last_first}"
+    report = transplant(base, byte_level, tmp_path / "out", method, "verify.forward=false")
+    new = tensors(tmp_path / "out")
+    assert same_bits(new["lm_head.weight"], new["model.embed_tokens.weight"])
+    assert all(tensor.tied for tensor in report.tensors)
+
+
+def test_texts_that_cannot_be_scored_cost_a_warning_not_the_output(
+    make_model, sentencepiece, byte_level, tmp_path
+):
+    base = make_model("llama", sentencepiece, max_position_embeddings=64)
+    text = tmp_path / "text.txt"
+    text.write_text("Это проверка. " * 100, encoding="utf-8")
+    report = transplant(base, byte_level, tmp_path / "out", "method=pieces", f"report.texts=[{text}]")
+    assert "TS018" in {warning.code for warning in report.warnings}
+    assert report.scores == []
+
+
+def test_an_unknown_device_is_refused_before_the_work(make_model, sentencepiece, byte_level, tmp_path):
+    from tokensurgeon.errors import RecipeError
+
+    base = make_model("llama", sentencepiece)
+    with pytest.raises(RecipeError, match="device 'nonsense'"):
+        transplant(base, byte_level, tmp_path / "out", "runtime.device=nonsense")
