@@ -121,6 +121,7 @@ def test_matched_rows_are_the_bases_and_ids_follow_their_tokens(
     assert config["vocab_size"] == new["lm_head.weight"].shape[0]
     assert config["eos_token_id"] == generation["eos_token_id"] == ours["<|im_end|>"]
     assert report.matching.false_matches == 0
+    assert "TS019" in {warning.code for warning in report.warnings}
     assert {row.token: row.base_tokens for row in report.specials}["<|im_start|>"] == ["<bos>"]
 
 

@@ -255,6 +255,9 @@ def _notices(plan: Plan, main: NewTensor, traits: r.TokenizerTraits) -> Iterable
         yield Notice("TS001", f"{traits.digits_base} in the base, {traits.digits_target} in the target")
     if max(traits.bos_target, traits.bos_chat_target or 0) > 1:
         yield Notice("TS002", f"prompt {traits.bos_target}, chat {traits.bos_chat_target}")
+    if traits.bos_base and not traits.bos_target and "bos" in match.target.roles:
+        name = match.target.tokens[match.target.roles["bos"]].content
+        yield Notice("TS019", f"put {name} in front yourself; without it the output rambles")
     fallback = [i for i, name in _made_by(main).items() if name not in (plan.method.name, "map")]
     if fallback:
         names = [match.target.tokens[index].text for index in fallback[:3]]

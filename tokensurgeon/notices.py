@@ -23,6 +23,7 @@ TITLES = {
     "TS016": "base tokens have no row of their own",
     "TS017": "an id without a token is the most likely next one",
     "TS018": "the texts were not scored",
+    "TS019": "the base opens every prompt with BOS, the target's tokenizer does not",
 }
 
 

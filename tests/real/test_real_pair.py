@@ -6,6 +6,7 @@ import filecmp
 from pathlib import Path
 
 import pytest
+import torch
 
 from tokensurgeon.pipeline import run
 from tokensurgeon.recipe.load import build_recipe, load_recipe
@@ -52,14 +53,21 @@ def test_matches_agree_with_the_tokenizers_own_decoders():
     assert compared > 45_000
 
 
-def test_the_output_knows_the_capital_of_france(demo):
+def likely_next(directory):
+    """The five most likely words after a prompt that opens with BOS."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(demo.output)
-    model = AutoModelForCausalLM.from_pretrained(demo.output)
-    inputs = tokenizer("<|im_start|>The capital of France is", return_tensors="pt")
-    ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-    assert "Paris" in tokenizer.decode(ids[0])
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    prompt = tokenizer("The capital of France is", add_special_tokens=False)["input_ids"]
+    scores = model(torch.tensor([[tokenizer.bos_token_id, *prompt]])).logits[0, -1]
+    return [tokenizer.decode([index]) for index in scores.topk(5).indices.tolist()]
+
+
+def test_the_output_goes_on_as_the_base_would(demo):
+    words = likely_next(demo.output)
+    assert words == likely_next(GEMMA)
+    assert " Paris" in words
 
 
 def test_gemma_given_its_own_tokenizer_is_bit_identical(tmp_path):
