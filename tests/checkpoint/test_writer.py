@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from checkpoint_files import entry, write_index, write_raw
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tokensurgeon.checkpoint import writer
-from tokensurgeon.checkpoint.index import read_index
-from tokensurgeon.checkpoint.writer import free_bytes, hash_tensor, staged_directory, write_weights
+from tokensurgeon.checkpoint import stream, writer
+from tokensurgeon.checkpoint.index import TensorRef, read_index
+from tokensurgeon.checkpoint.stream import hash_tensor
+from tokensurgeon.checkpoint.writer import free_bytes, staged_directory, write_weights
 from tokensurgeon.errors import PolicyError, ResourceError
 
 BODY = {
@@ -49,6 +51,15 @@ def make_sharded(directory: Path) -> Path:
     metadata = {"total_parameters": 26, "total_size": 47, "note": "kept"}
     write_index(directory, weight_map, metadata=metadata)
     return directory
+
+
+def refuse(code: int) -> Callable[..., int]:
+    """A system call that always fails."""
+
+    def fail(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    return fail
 
 
 @pytest.fixture
@@ -146,9 +157,8 @@ def test_hashes_are_those_of_the_body_tensors(tmp_path, stage):
     for name, tensor in BODY.items():
         raw = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
         assert hashes[name] == hashlib.sha256(raw).hexdigest()
-    with (stage / "model.safetensors").open("rb") as file:
-        for name, digest in hashes.items():
-            assert hash_tensor(read_index(stage).tensors[name], file) == digest
+    for name, digest in hashes.items():
+        assert hash_tensor(read_index(stage).tensors[name]) == digest
 
 
 def test_progress_counts_every_byte_written(tmp_path, stage):
@@ -158,13 +168,107 @@ def test_progress_counts_every_byte_written(tmp_path, stage):
     assert sum(steps) == sum(ref.nbytes for ref in read_index(stage).tensors.values())
 
 
-def test_a_base_that_shrinks_during_the_copy_is_an_error(tmp_path, stage):
+def test_progress_of_a_large_tensor_comes_in_pieces(tmp_path, stage, monkeypatch):
+    monkeypatch.setattr(writer, "PIECE", 100)
+    monkeypatch.setattr(stream, "PIECE", 100)
+    base = make_single(tmp_path / "base")
+    new = rows(50, torch.bfloat16)
+    steps: list[int] = []
+    write_weights(read_index(base), {"embed.weight": new}, stage, steps.append)
+    assert steps.count(100) == 3
+    assert sum(steps) == new.nbytes + sum(t.nbytes for t in (*BODY.values(), rows(1, torch.bfloat16)[:, :1]))
+    assert torch.equal(load_file(stage / "model.safetensors")["embed.weight"], new)
+
+
+@pytest.mark.parametrize("name", ["embed.weight", "none"])
+def test_a_base_that_shrinks_during_the_copy_is_an_error(name, tmp_path, stage):
     base = make_single(tmp_path / "base")
     index = read_index(base)
     path = base / "model.safetensors"
     os.truncate(path, index.tensors["codes"].start)
-    with pytest.raises(OSError, match="file shrank while it was copied"):
-        write_weights(index, {"embed.weight": rows(9, torch.bfloat16)}, stage)
+    replaced = {name: rows(9, torch.bfloat16)} if name in index.tensors else {}
+    with pytest.raises(OSError, match="file shrank while it was"):
+        write_weights(index, replaced, stage)
+
+
+def test_an_error_in_hashing_reaches_the_caller(tmp_path, stage, monkeypatch):
+    def fail(ref: TensorRef) -> str:
+        raise OSError(errno.EIO, f"cannot read {ref.name}")
+
+    monkeypatch.setattr(writer, "hash_tensor", fail)
+    with pytest.raises(OSError, match="cannot read"):
+        write_weights(read_index(make_sharded(tmp_path / "base")), {}, stage)
+
+
+# Shards that are linked.
+
+
+def inodes(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in directory.glob("*.safetensors")}
+
+
+def test_only_untouched_shards_are_linked(tmp_path, stage):
+    base = make_sharded(tmp_path / "base")
+    hashes = write_weights(read_index(base), {"embed.weight": rows(7, torch.float16)}, stage, link=True)
+    assert inodes(stage)["two.safetensors"] == inodes(base)["two.safetensors"]
+    assert inodes(stage)["one.safetensors"] != inodes(base)["one.safetensors"]
+    (tmp_path / "copy").mkdir()
+    copied = write_weights(read_index(base), {"embed.weight": rows(7, torch.float16)}, tmp_path / "copy")
+    assert hashes == copied
+    for path in stage.iterdir():
+        assert path.read_bytes() == (tmp_path / "copy" / path.name).read_bytes()
+
+
+def test_shards_are_not_linked_unless_asked_for(tmp_path, stage):
+    base = make_sharded(tmp_path / "base")
+    write_weights(read_index(base), {}, stage)
+    assert inodes(stage).items().isdisjoint(inodes(base).items())
+
+
+def test_behind_a_symbolic_link_the_file_itself_is_linked(tmp_path, stage):
+    base = make_sharded(tmp_path / "blobs")
+    cache = tmp_path / "snapshot"
+    cache.mkdir()
+    for path in base.iterdir():
+        (cache / path.name).symlink_to(path)
+    write_weights(read_index(cache), {}, stage, link=True)
+    assert not any(path.is_symlink() for path in stage.iterdir())
+    assert inodes(stage) == inodes(base)
+
+
+def test_progress_counts_linked_bytes_too(tmp_path, stage):
+    base = make_sharded(tmp_path / "base")
+    steps: list[int] = []
+    write_weights(read_index(base), {"embed.weight": rows(7, torch.float16)}, stage, steps.append, link=True)
+    assert sum(steps) == sum(ref.nbytes for ref in read_index(stage).tensors.values())
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK])
+def test_a_shard_that_cannot_be_linked_is_copied(code, tmp_path, stage, monkeypatch):
+    monkeypatch.setattr(Path, "hardlink_to", refuse(code))
+    base = make_sharded(tmp_path / "base")
+    write_weights(read_index(base), {}, stage, link=True)
+    assert inodes(stage).items().isdisjoint(inodes(base).items())
+    for path in base.glob("*.safetensors"):
+        assert (stage / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_disk_in_trouble_while_a_shard_is_linked_is_an_error(tmp_path, stage, monkeypatch):
+    monkeypatch.setattr(Path, "hardlink_to", refuse(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left"):
+        write_weights(read_index(make_sharded(tmp_path / "base")), {}, stage, link=True)
+
+
+def test_a_linked_shard_survives_an_error_and_its_own_output(tmp_path):
+    base = make_sharded(tmp_path / "base")
+    before = {path.name: path.read_bytes() for path in base.iterdir()}
+    with pytest.raises(ValueError, match="stop"), staged_directory(tmp_path / "out") as stage:
+        write_weights(read_index(base), {}, stage, link=True)
+        raise ValueError("stop")
+    for _ in range(2):
+        with staged_directory(tmp_path / "out", force=True) as stage:
+            write_weights(read_index(base), {}, stage, link=True)
+    assert {path.name: path.read_bytes() for path in base.iterdir()} == before
 
 
 # The directory.
@@ -351,10 +455,7 @@ def test_disk_trouble_inside_the_block_is_a_resource_error(code, tmp_path):
 def test_a_full_disk_while_weights_are_written_is_a_resource_error(tmp_path, monkeypatch):
     base = make_single(tmp_path / "base")
 
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(writer.os, "sendfile", full)
+    monkeypatch.setattr(stream.os, "copy_file_range", refuse(errno.ENOSPC))
     with (
         pytest.raises(ResourceError, match="No space left on device"),
         staged_directory(tmp_path / "out") as stage,
@@ -364,10 +465,7 @@ def test_a_full_disk_while_weights_are_written_is_a_resource_error(tmp_path, mon
 
 
 def test_a_full_disk_while_files_are_synced_is_a_resource_error(tmp_path, monkeypatch):
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(writer.os, "fsync", full)
+    monkeypatch.setattr(writer.os, "fsync", refuse(errno.ENOSPC))
     with pytest.raises(ResourceError, match="No space left on device"), staged_directory(tmp_path / "out"):
         pass
     assert listing(tmp_path) == []

@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from tokensurgeon.checkpoint.reader import raw_bytes
 from tokensurgeon.errors import InputError
 
 FILE_NAME = "provenance.json"
@@ -144,7 +145,7 @@ def hash_rows(rows: Tensor, ids: list[int], chunk: int = 8192) -> str:
     """
     digest = hashlib.sha256()
     for part in torch.tensor(ids, dtype=torch.int64).split(chunk):
-        digest.update(rows[part].contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(raw_bytes(rows[part]))
     return digest.hexdigest()
 
 

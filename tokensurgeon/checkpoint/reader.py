@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint, mapped into memory; only what is touched is read."""
+"""Tensors of a checkpoint, mapped into memory; only what is touched is read. And tensors as bytes."""
 
 from __future__ import annotations
 
@@ -31,3 +31,15 @@ def map_tensor(ref: TensorRef) -> Tensor:
     count = ref.nbytes // DTYPES[ref.dtype].itemsize
     flat = torch.frombuffer(pages, dtype=DTYPES[ref.dtype], count=count, offset=ref.start)
     return flat.reshape(ref.shape)
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """A tensor's bytes in row order, as a file holds them.
+
+    Args:
+        tensor: On the CPU.
+
+    Returns:
+        A view of its memory, or of a copy where it is not contiguous.
+    """
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data

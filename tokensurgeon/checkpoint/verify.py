@@ -32,8 +32,8 @@ from tokensurgeon.checkpoint.index import CheckpointIndex, read_index
 from tokensurgeon.checkpoint.layout import Layout, TensorRole, VocabTensor, find_layout
 from tokensurgeon.checkpoint.reader import map_tensor
 from tokensurgeon.checkpoint.sidefiles import tokenizer_files
+from tokensurgeon.checkpoint.stream import hash_all, hash_tensor
 from tokensurgeon.checkpoint.subject import Subject, Verification
-from tokensurgeon.checkpoint.writer import hash_tensor
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocab.vocabulary import load_vocabulary
 
@@ -128,14 +128,13 @@ def _check_body(subject: Subject) -> _Checks:
     body, vocab = subject.expected.body, subject.expected.vocab
     problems = [f"{name} missing" for name in [*body, *vocab] if name not in tensors]
     problems += [f"{name} unexpected" for name in tensors if name not in body and name not in vocab]
-    for shard in subject.index.shards:
-        with shard.path.open("rb") as file:
-            for ref in shard.tensors:
-                want = body.get(ref.name)
-                if want and (ref.dtype, list(ref.shape)) != (want.dtype, want.shape):
-                    problems.append(f"{ref.name} is {ref.dtype} {list(ref.shape)}")
-                elif want and hash_tensor(ref, file) != want.sha256:
-                    problems.append(f"{ref.name} has other bytes than in the base")
+    refs = [ref for name, ref in tensors.items() if name in body]
+    for ref, digest in zip(refs, hash_all(hash_tensor, refs), strict=True):
+        want = body[ref.name]
+        if (ref.dtype, list(ref.shape)) != (want.dtype, want.shape):
+            problems.append(f"{ref.name} is {ref.dtype} {list(ref.shape)}")
+        elif digest != want.sha256:
+            problems.append(f"{ref.name} has other bytes than in the base")
     yield "body", problems, f"{len(body)} tensors byte-identical to the base"
 
 

@@ -9,25 +9,26 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
-import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from tokensurgeon.checkpoint.configs import dump_config
 from tokensurgeon.checkpoint.index import INDEX_NAME, CheckpointIndex, Shard, TensorRef
+from tokensurgeon.checkpoint.reader import raw_bytes
+from tokensurgeon.checkpoint.stream import PIECE, REFUSALS, copy_range, hash_tensor, hashing_threads
 from tokensurgeon.console import Advance, no_progress
 from tokensurgeon.errors import PolicyError, ResourceError
 
-_CHUNK = 1 << 24
 _LOCK = ".lock"
 
 
@@ -170,70 +171,97 @@ def write_weights(
     replaced: Mapping[str, Tensor],
     stage: Path,
     advance: Advance = no_progress,
+    *,
+    link: bool = False,
 ) -> dict[str, str]:
     """Write all weights: vocabulary tensors from memory, everything else as the bytes it was.
 
     Args:
         base: The base's tensors.
-        replaced: New contents by tensor name, in the base's dtype, CPU and contiguous; shapes may differ.
+        replaced: New contents by tensor name, in the base's dtype and on the CPU; shapes may differ.
         stage: Directory to write into.
         advance: Called with the number of bytes written.
+        link: Whether shards without a replaced tensor share the base's file, where both are on one file
+            system.
 
     Returns:
         SHA-256 of every body tensor's bytes as read from the base, by name.
     """
-    hashes: dict[str, str] = {}
-    total = 0
-    for shard in base.shards:
-        total += _write_shard(shard, replaced, stage / shard.path.name, hashes, advance)
+    digests: dict[str, Future[str]] = {}
+    with hashing_threads() as threads:
+        for shard in base.shards:
+            body = [ref for ref in shard.tensors if ref.name not in replaced]
+            # While the shard is copied, not before: its bytes are read from disk once.
+            digests |= {ref.name: threads.submit(hash_tensor, ref) for ref in body}
+            path = stage / shard.path.name
+            if len(body) < len(shard.tensors):
+                _rebuild(shard, replaced, path, advance)
+            elif link and _link(shard.path, path):
+                for ref in body:
+                    digests[ref.name].result()
+                    advance(ref.nbytes)
+            else:
+                _copy(shard, path, advance)
+        hashes = {name: digest.result() for name, digest in digests.items()}
     if base.index is not None:
-        metadata = {**base.index.get("metadata", {}), "total_size": total}
-        if "total_parameters" in metadata:
-            changed = [base.tensors[name] for name in replaced]
-            metadata["total_parameters"] += sum(t.numel() for t in replaced.values()) - sum(
-                _numel(ref) for ref in changed
-            )
-        index = {**base.index, "metadata": metadata}
-        (stage / INDEX_NAME).write_text(dump_config(index), encoding="utf-8")
+        (stage / INDEX_NAME).write_text(dump_config(_index(base, base.index, replaced)), encoding="utf-8")
     return hashes
 
 
-def _numel(ref: TensorRef) -> int:
-    count = 1
-    for size in ref.shape:
-        count *= size
-    return count
-
-
-def _write_shard(
-    shard: Shard, replaced: Mapping[str, Tensor], path: Path, hashes: dict[str, str], advance: Advance
-) -> int:
-    sizes = {
-        ref.name: _nbytes(replaced[ref.name]) if ref.name in replaced else ref.nbytes for ref in shard.tensors
+def _index(base: CheckpointIndex, index: Mapping[str, Any], replaced: Mapping[str, Tensor]) -> dict[str, Any]:
+    tensors = base.tensors
+    grown = {name: (new.numel(), math.prod(tensors[name].shape)) for name, new in replaced.items()}
+    metadata = {
+        **index.get("metadata", {}),
+        "total_size": sum(_size(ref, replaced) for ref in tensors.values()),
     }
+    if "total_parameters" in metadata:
+        metadata["total_parameters"] += sum(new - old for new, old in grown.values())
+    return {**index, "metadata": metadata}
+
+
+def _size(ref: TensorRef, replaced: Mapping[str, Tensor]) -> int:
+    new = replaced.get(ref.name)
+    return ref.nbytes if new is None else new.nbytes
+
+
+def _link(source: Path, path: Path) -> bool:
+    try:
+        # A hub cache holds symbolic links; the output shares the file behind one.
+        path.hardlink_to(source.resolve())
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        return False
+    return True
+
+
+def _copy(shard: Shard, path: Path, advance: Advance) -> None:
+    size = shard.path.stat().st_size
+    # From its first byte on, or no blocks could be shared; the header is not part of the progress.
+    advance(sum(ref.nbytes for ref in shard.tensors) - size)
     with shard.path.open("rb") as source, path.open("wb") as sink:
-        if not sizes.keys() & replaced.keys():
-            shutil.copyfileobj(source, sink, _CHUNK)
-        else:
-            sink.write(_header(shard, replaced, sizes))
-            for ref in shard.tensors:
-                if ref.name in replaced:
-                    sink.write(_bytes_of(replaced[ref.name]))
-                else:
-                    _copy_range(source, sink, ref)
+        copy_range(source, sink, 0, size, advance)
+
+
+def _rebuild(shard: Shard, replaced: Mapping[str, Tensor], path: Path, advance: Advance) -> None:
+    with shard.path.open("rb") as source, path.open("wb") as sink:
+        sink.write(_header(shard, replaced))
         for ref in shard.tensors:
-            if ref.name not in replaced:
-                hashes[ref.name] = hash_tensor(ref, source)
-            advance(sizes[ref.name])
-    return sum(sizes.values())
+            if ref.name in replaced:
+                data = raw_bytes(replaced[ref.name])
+                for start in range(0, len(data), PIECE):
+                    advance(sink.write(data[start : start + PIECE]))
+            else:
+                copy_range(source, sink, ref.start, ref.nbytes, advance)
 
 
-def _header(shard: Shard, replaced: Mapping[str, Tensor], sizes: Mapping[str, int]) -> bytes:
+def _header(shard: Shard, replaced: Mapping[str, Tensor]) -> bytes:
     entries: dict[str, object] = {}
     position = 0
     for ref in shard.tensors:
         shape = list(replaced[ref.name].shape) if ref.name in replaced else list(ref.shape)
-        end = position + sizes[ref.name]
+        end = position + _size(ref, replaced)
         entries[ref.name] = {"dtype": ref.dtype, "shape": shape, "data_offsets": [position, end]}
         position = end
     document: dict[str, object] = {"__metadata__": shard.metadata} if shard.metadata else {}
@@ -241,44 +269,3 @@ def _header(shard: Shard, replaced: Mapping[str, Tensor], sizes: Mapping[str, in
     raw = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % 8)
     return len(raw).to_bytes(8, "little") + raw
-
-
-def _copy_range(source: IO[bytes], sink: IO[bytes], ref: TensorRef) -> None:
-    sink.flush()
-    position, left = ref.start, ref.nbytes
-    while left:
-        sent = os.sendfile(sink.fileno(), source.fileno(), position, min(left, 1 << 30))
-        if sent == 0:
-            raise OSError(errno.EIO, "file shrank while it was copied", str(ref.path))
-        position, left = position + sent, left - sent
-    sink.seek(0, os.SEEK_END)
-
-
-def _nbytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.contiguous().view(torch.uint8).numpy().data
-
-
-def hash_tensor(ref: TensorRef, file: IO[bytes]) -> str:
-    """SHA-256 of a tensor's bytes.
-
-    Args:
-        ref: Where it lies.
-        file: Its file, open for reading.
-
-    Returns:
-        The digest in hexadecimal.
-    """
-    digest = hashlib.sha256()
-    file.seek(ref.start)
-    left = ref.nbytes
-    while left:
-        chunk = file.read(min(left, _CHUNK))
-        digest.update(chunk)
-        left -= len(chunk)
-        if not chunk:
-            break
-    return digest.hexdigest()
