@@ -119,7 +119,8 @@ def _write(plan: Plan, tensors: list[NewTensor], stage: Path) -> None:
     (stage / "generation_config.json").write_text(dump_config(plan.generation_config), encoding="utf-8")
     replaced = {new.tensor.name: new.data for new in tensors}
     with progress("writing", plan.bytes_to_write) as advance:
-        hashes = write_weights(plan.inputs.base_index, replaced, stage, advance)
+        link = plan.recipe.runtime.link
+        hashes = write_weights(plan.inputs.base_index, replaced, stage, advance, link=link)
     _expect(plan, tensors, hashes).save(stage)
 
 

@@ -82,6 +82,9 @@ class Runtime(_Part):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     batch_size: int = Field(512, ge=1, description="tokens solved at a time")
     seed: int = Field(0, ge=0)
+    link: bool = Field(
+        False, description="hard-link shards without vocabulary tensors instead of copying them"
+    )
 
 
 class VerifyRules(_Part):
