@@ -13,6 +13,7 @@ import torch
 from tokensurgeon import __version__
 from tokensurgeon.checkpoint.expectation import hash_file
 from tokensurgeon.checkpoint.index import CheckpointIndex
+from tokensurgeon.checkpoint.stream import hash_all
 from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.notices import Notice
@@ -86,7 +87,9 @@ def _inputs(plan: Plan) -> list[r.InputModel]:
             paths |= {shard.path for shard in inputs.base_index.shards}
         if role == "donor" and inputs.donor_layout is not None:
             paths |= {tensor.ref.path for tensor in inputs.donor_layout.tensors}
-        hashes = {path.name: hash_file(path) for path in sorted(paths)}
+        ordered = sorted(paths)
+        digests = hash_all(hash_file, ordered)
+        hashes = {path.name: digest for path, digest in zip(ordered, digests, strict=True)}
         found.append(r.InputModel(role=role, source=ref.path, revision=ref.revision, files=hashes))
     return found
 
