@@ -28,10 +28,13 @@ ARROWS = {
     "device": set(),
     "inputs": {"recipe", "checkpoint", "methods", "evaluation"},
     "plan": {"inputs", "device", "recipe", "vocab", "checkpoint", "methods"},
-    "surgery": {"plan", "device", "checkpoint", "methods"},
+    "parallel": set(),
+    "batches": {"parallel", "methods"},
+    "surgery": {"plan", "device", "checkpoint", "methods", "batches", "solvers"},
     "quality": {"plan", "surgery", "checkpoint", "report"},
     "evidence": {"plan", "surgery", "quality", "checkpoint", "vocab", "evaluation", "report"},
-    "pipeline": {"plan", "surgery", "evidence", "recipe", "vocab", "checkpoint", "methods", "report"},
+    "pipeline": {"plan", "surgery", "batches", "parallel", "evidence", "device", "recipe", "vocab"}
+    | {"checkpoint", "methods", "report"},
     "cli": {"pipeline", "plan", "recipe", "vocab", "checkpoint", "methods", "evaluation", "report"},
 }
 EVERYWHERE = {"errors", "console", "notices", ""}

@@ -3,6 +3,7 @@
 stdout carries results and nothing else; everything a person reads while waiting goes to stderr.
 When stderr is no terminal, or ``CI`` is set, neither carriage returns nor escape codes are written.
 Text is never parsed as rich markup: tokens such as ``[/INST]`` are data.
+Of several processes of one run only the main one is heard.
 """
 
 from __future__ import annotations
@@ -27,12 +28,18 @@ logger = logging.getLogger("tokensurgeon")
 _SECONDS_BETWEEN_LINES = 30.0
 
 
+def _is_silent() -> bool:
+    return os.environ.get("RANK", "0") != "0"
+
+
 def _is_live() -> bool:
     return sys.stderr.isatty() and not os.environ.get("CI")
 
 
 def _console(stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
+    if _is_silent():
+        return Console(quiet=True)
     plain = not stream.isatty() or bool(os.environ.get("CI"))
     return Console(
         file=stream,
@@ -54,10 +61,11 @@ def setup_logging(quiet: bool = False) -> None:
     logger.handlers.clear()
     logger.propagate = False
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    if _is_live():
-        handler: logging.Handler = RichHandler(
-            console=_console(stderr=True), markup=False, show_path=False, show_level=False
-        )
+    if _is_silent():
+        logger.setLevel(logging.CRITICAL + 1)
+        handler: logging.Handler = logging.NullHandler()
+    elif _is_live():
+        handler = RichHandler(console=_console(stderr=True), markup=False, show_path=False, show_level=False)
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
@@ -72,12 +80,13 @@ def print_error(text: str) -> None:
 
 def print_result(text: str) -> None:
     """Write one result to stdout, as it is."""
-    sys.stdout.write(text + "\n")
+    if not _is_silent():
+        sys.stdout.write(text + "\n")
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - any JSON value
     """Write exactly one JSON document to stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=True) + "\n")
+    print_result(json.dumps(document, indent=2, ensure_ascii=True))
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

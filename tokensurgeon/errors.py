@@ -33,6 +33,9 @@ class TokensurgeonError(Exception):
         self.next_step = next_step
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[type[TokensurgeonError], tuple[str, str, str]]:
+        return type(self), (self.found, self.expected, self.next_step)
+
     def __str__(self) -> str:
         lines = [self.found]
         if self.expected:

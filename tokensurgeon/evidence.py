@@ -52,7 +52,7 @@ def gather_evidence(
     return r.Report(
         tool_version=__version__,
         versions={name: version(name) for name in _LIBRARIES},
-        recipe=plan.recipe.model_dump(mode="json", exclude={"output"}),
+        recipe=plan.recipe.model_dump(mode="json", exclude={"output": True, "runtime": {"work_dir"}}),
         inputs=_inputs(plan),
         vocabulary=_vocabulary(plan, tensors),
         matching=_matching(plan),

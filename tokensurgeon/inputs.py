@@ -63,8 +63,13 @@ def read_inputs(recipe: Recipe) -> Inputs:
     donor = None
     if needs_donor:
         donor = resolve_checkpoint(recipe.donor.path, recipe.donor.revision, "vocabulary")
-    _refuse_overlapping_paths(Path(recipe.output), [base, target, *([donor] if donor else [])])
-    for directory in {base, target, *([donor] if donor else [])}:
+    directories = {base, target, *([donor] if donor else [])}
+    output = Path(recipe.output)
+    _refuse_overlapping_paths("output", output, {"input": directories})
+    if recipe.runtime.work_dir is not None:
+        work_dir = Path(recipe.runtime.work_dir)
+        _refuse_overlapping_paths("work folder", work_dir, {"input": directories, "output": {output}})
+    for directory in directories:
         if not recipe.trust_remote_code:
             refuse_remote_code(directory)
     base_config = read_config(base)
@@ -80,12 +85,13 @@ def read_inputs(recipe: Recipe) -> Inputs:
     return Inputs(base, target, donor, base_config, base_index, layout, donor_layout)
 
 
-def _refuse_overlapping_paths(output: Path, sources: list[Path]) -> None:
-    place = output.expanduser().resolve()
-    for source in sources:
-        origin = source.resolve()
-        if place == origin or origin in place.parents or place in origin.parents:
-            relation = "is" if place == origin else "is inside" if origin in place.parents else "contains"
-            raise PolicyError(
-                f"output {output} {relation} the input {source}", "an output apart from all inputs"
-            )
+def _refuse_overlapping_paths(name: str, path: Path, others: dict[str, set[Path]]) -> None:
+    place = path.expanduser().resolve()
+    for other, directories in others.items():
+        for directory in sorted(directories):
+            origin = directory.expanduser().resolve()
+            if place == origin or origin in place.parents or place in origin.parents:
+                relation = "is" if place == origin else "is inside" if origin in place.parents else "contains"
+                raise PolicyError(
+                    f"{name} {path} {relation} the {other} {directory}", f"a {name} apart from every {other}"
+                )

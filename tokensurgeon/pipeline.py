@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokensurgeon.batches import Batches
 from tokensurgeon.checkpoint.configs import dump_config
 from tokensurgeon.checkpoint.expectation import (
     BodyTensor,
@@ -24,10 +25,12 @@ from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.checkpoint.writer import free_bytes, refuse_existing, staged_directory, write_weights
 from tokensurgeon.console import logger, progress
+from tokensurgeon.device import available_memory
 from tokensurgeon.errors import ResourceError, VerificationError
 from tokensurgeon.evidence import gather_evidence
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.notices import Notice
+from tokensurgeon.parallel import connect
 from tokensurgeon.plan import Plan, make_plan
 from tokensurgeon.recipe.schema import Recipe
 from tokensurgeon.report.card import render_card
@@ -64,11 +67,28 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
         TokensurgeonError: The run is impossible, refused, or its output is not what it should be; nothing
             is left behind.
     """
-    logger.info("Reading tokenizers and headers")
-    plan = preflight(recipe, force)
+    processes = connect(recipe.runtime.device)
+    with processes.together():
+        logger.info("Reading tokenizers and headers")
+        plan = preflight(recipe, force)
+        work_dir = recipe.runtime.work_dir
+        batches = Batches(processes, Path(work_dir).expanduser() if work_dir else None)
+        if processes.is_main:
+            report = _produce(plan, batches, force)
+        else:
+            operate(plan, batches)
+            report = None
+        # Whoever is not the main process waits here for its report, or its error.
+        report = processes.exchange(report)[0]
+    assert report is not None
+    return Outcome(Path(recipe.output).expanduser(), report)
+
+
+def _produce(plan: Plan, batches: Batches, force: bool) -> Report:
+    recipe = plan.recipe
     with staged_directory(plan.output, force) as stage:
         logger.info("Making %d rows with %s", len(plan.wanted), recipe.method.name)
-        tensors = operate(plan)
+        tensors = operate(plan, batches)
         _write(plan, tensors, stage)
         logger.info("Verifying")
         verification = verify_checkpoint(
@@ -83,7 +103,8 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
         (stage / "report.json").write_text(report.dump(), encoding="utf-8")
         (stage / "report.html").write_text(render_html(report), encoding="utf-8")
         (stage / "README.md").write_text(render_card(report), encoding="utf-8")
-    return Outcome(Path(recipe.output).expanduser(), report)
+    batches.clear()
+    return report
 
 
 def preflight(recipe: Recipe, force: bool) -> Plan:
@@ -107,6 +128,13 @@ def preflight(recipe: Recipe, force: bool) -> Plan:
             f"{plan.output}: {free / 1e9:.1f} GB free",
             f"{plan.bytes_to_write / 1e9:.1f} GB for the weights",
             "free space, or choose another output",
+        )
+    available = available_memory()
+    if available is not None and available < plan.memory_bytes:
+        raise ResourceError(
+            f"{available / 1e9:.1f} GB of memory available",
+            f"about {plan.memory_bytes / 1e9:.1f} GB for the vocabulary tensors and a batch",
+            "free memory, or lower runtime.memory_gb",
         )
     return plan
 

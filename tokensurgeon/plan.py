@@ -21,6 +21,7 @@ from tokensurgeon.checkpoint.sidefiles import carried_files, tokenizer_files
 from tokensurgeon.device import find_device
 from tokensurgeon.errors import InputError, PolicyError, RecipeError
 from tokensurgeon.inputs import Inputs, read_inputs
+from tokensurgeon.methods.params import Cost
 from tokensurgeon.methods.registry import MethodInfo, find_method
 from tokensurgeon.notices import Notice
 from tokensurgeon.recipe.schema import Recipe, RowMultiple
@@ -30,6 +31,10 @@ from tokensurgeon.vocab.match import VocabMatch, match_vocabularies
 from tokensurgeon.vocab.special import Origin, Source
 from tokensurgeon.vocab.usable import is_reachable, is_reserved
 from tokensurgeon.vocab.vocabulary import Vocabulary, load_vocabulary
+
+# More tokens at a time make a CPU no faster, and other kernels run below 64.
+_MOST_TOKENS = {"cpu": 128, "cuda": 4096}
+_LEAST_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -102,28 +107,37 @@ class Plan:
         return total
 
     @property
+    def cost(self) -> Cost:
+        """What making the missing rows of one tensor takes."""
+        layout = self.inputs.donor_layout or self.inputs.layout
+        width = layout.embedding.ref.shape[1]
+        device = find_device(self.recipe.runtime.device).type
+        return self.recipe.method.cost(len(self.wanted), len(self.anchors), width, device)
+
+    @property
+    def batch_size(self) -> int:
+        """Missing tokens solved at a time: the recipe's, or as many as fit its memory and help."""
+        runtime = self.recipe.runtime
+        if runtime.batch_size is not None:
+            return runtime.batch_size
+        fitting = int(runtime.memory_gb * 1e9) // self.cost.bytes_per_token
+        return max(min(fitting, _MOST_TOKENS[find_device(runtime.device).type]), _LEAST_TOKENS)
+
+    @property
     def memory_bytes(self) -> int:
         """Estimated peak of tensors in memory: old and new rows, anchors and one batch of the solver."""
         embedding = self.inputs.layout.embedding.ref
-        width = embedding.nbytes // embedding.shape[0]
-        total = width * (embedding.shape[0] + 2 * self.rows) + 4 * len(self.wanted) * embedding.shape[1]
+        stored = embedding.nbytes // embedding.shape[0]
+        total = stored * (embedding.shape[0] + 2 * self.rows) + 4 * len(self.wanted) * embedding.shape[1]
         if self.inputs.donor_layout is not None:
-            donor_width = self.inputs.donor_layout.embedding.ref.shape[1]
-            batch = min(self.recipe.runtime.batch_size, max(len(self.wanted), 1))
-            k = min(getattr(self.recipe.method, "k", 1), donor_width)
-            total += 4 * len(self.anchors) * (2 * donor_width + embedding.shape[1])
-            total += 4 * batch * (len(self.anchors) + 4 * k * donor_width)
-        return total
+            donor = self.inputs.donor_layout.embedding.ref
+            total += donor.nbytes + 4 * len(self.anchors) * (3 * donor.shape[1] + embedding.shape[1])
+        return total + min(self.batch_size, len(self.wanted)) * self.cost.bytes_per_token
 
     @property
     def operations(self) -> int:
-        """Floating-point operations of the solver, per tensor of embedding rows."""
-        if self.inputs.donor_layout is None:
-            return 2 * len(self.wanted) * self.inputs.layout.embedding.ref.shape[1]
-        donor_width = self.inputs.donor_layout.embedding.ref.shape[1]
-        k = min(getattr(self.recipe.method, "k", 1), donor_width)
-        solves = sum(t.role is not TensorRole.BIAS for t in self.inputs.layout.tensors)
-        return 2 * k * len(self.anchors) * donor_width * len(self.wanted) * solves
+        """Floating-point operations of the method over all tensors."""
+        return self.cost.operations * sum(t.role is not TensorRole.BIAS for t in self.inputs.layout.tensors)
 
 
 def make_plan(recipe: Recipe) -> Plan:

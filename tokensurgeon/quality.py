@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
 from tokensurgeon.checkpoint.expectation import MADE, token_rows
 from tokensurgeon.plan import Plan
-from tokensurgeon.report.model import Ingredient, Quantiles, TensorQuality, TokenRow
+from tokensurgeon.report.model import Ingredient, Quantiles, Solver, TensorQuality, TokenRow
 from tokensurgeon.surgery import MadeRows, NewTensor
 
 _BINS = 40
@@ -48,9 +49,14 @@ def judge_rows(plan: Plan, new: NewTensor) -> TensorQuality:
         kept_norms=quantiles(kept),
         new_norms=quantiles(norms[made.ids]) if made else None,
         residuals=quantiles(residuals),
+        solver=_solver(made) if made and made.solver else None,
         worst=_worst(plan, made, norms, kept) if made else [],
         note=new.note,
     )
+
+
+def _solver(made: MadeRows) -> Solver:
+    return Solver(mode=made.solver, **(asdict(made.agreement) if made.agreement else {}))
 
 
 def _worst(plan: Plan, made: MadeRows, norms: Tensor, kept: Tensor) -> list[TokenRow]:

@@ -8,38 +8,67 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from tokensurgeon.batches import Batches
 from tokensurgeon.checkpoint.expectation import MADE, PADDING, token_rows
 from tokensurgeon.checkpoint.layout import TensorRole, VocabTensor
 from tokensurgeon.checkpoint.reader import map_tensor
-from tokensurgeon.console import progress
+from tokensurgeon.console import no_progress, progress
 from tokensurgeon.device import find_device
 from tokensurgeon.errors import InputError, PolicyError, ResourceError
-from tokensurgeon.methods.base import InitMethod, InitRows, MethodContext, Side
+from tokensurgeon.methods.base import Agreement, InitRows, MethodContext, Side
 from tokensurgeon.methods.learnt import infinite_rows, near_copies, near_zero_rows
-from tokensurgeon.methods.params import PiecesParams
+from tokensurgeon.methods.params import AnyMethod, PiecesParams
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.plan import Plan
+from tokensurgeon.solvers.omp import is_out_of_memory
 
 
-@dataclass(frozen=True)
 class MadeRows:
-    """Rows that methods made for one tensor, in the order of ``ids``.
+    """What is known about the rows that methods made for one tensor, in the order of ``ids``.
+
+    Args:
+        ids: Target ids, ascending.
 
     Attributes:
-        ids: Target ids, ascending.
         methods: For each id the method that made its row; ``map`` where the user spelt it out.
-        rows: ``(B, d)`` float32.
         sources: ``(B, k)`` int64 base ids that were combined, -1 where there are fewer.
         coefs: ``(B, k)`` float32 coefficients.
         residual: ``(B,)`` float32, NaN where the method has none.
+        solver: How rows were solved for, such as ``exact``; may be empty.
+        agreement: How near an approximate solver came to the exact one, or None.
     """
 
-    ids: list[int]
-    methods: list[str]
-    rows: Tensor
-    sources: Tensor
-    coefs: Tensor
-    residual: Tensor
+    def __init__(self, ids: list[int]) -> None:
+        self.ids = ids
+        self.methods = [""] * len(ids)
+        self.sources = torch.full((len(ids), 1), -1, dtype=torch.int64)
+        self.coefs = torch.zeros((len(ids), 1))
+        self.residual = torch.full((len(ids),), torch.nan)
+        self.solver = ""
+        self.agreement: Agreement | None = None
+
+    def add(self, label: str, group: list[int], part: InitRows) -> None:
+        """Take over what one method says about its rows.
+
+        Args:
+            label: The method's name.
+            group: Its target ids.
+            part: Its rows.
+        """
+        at = torch.searchsorted(torch.tensor(self.ids), torch.tensor(group))
+        for place in at.tolist():
+            self.methods[place] = label
+        if part.sources is not None and part.coefs is not None:
+            width = part.sources.shape[1]
+            wider = (0, max(width - self.sources.shape[1], 0))
+            self.sources = torch.nn.functional.pad(self.sources, wider, value=-1)
+            self.coefs = torch.nn.functional.pad(self.coefs, wider)
+            self.sources[at, :width] = part.sources.cpu()
+            self.coefs[at, :width] = part.coefs.cpu()
+        if part.residual is not None:
+            self.residual[at] = part.residual.cpu()
+        self.solver = self.solver or part.solver
+        self.agreement = self.agreement or part.agreement
 
 
 @dataclass(frozen=True)
@@ -69,11 +98,12 @@ class NewTensor:
     note: str = ""
 
 
-def operate(plan: Plan) -> list[NewTensor]:
+def operate(plan: Plan, batches: Batches) -> list[NewTensor]:
     """Make the new contents of all vocabulary tensors.
 
     Args:
         plan: What to do.
+        batches: How the work is shared, and where finished batches are kept.
 
     Returns:
         One entry for each tensor of the plan's layout, in its order.
@@ -91,10 +121,12 @@ def operate(plan: Plan) -> list[NewTensor]:
             done.append(replace(twin, tensor=tensor, equal_to=twin.tensor.name))
         elif tensor.role is not TensorRole.BIAS:
             try:
-                done.append(_make_rows(plan, tensor, tied))
-            except (torch.OutOfMemoryError, MemoryError) as error:
+                done.append(_make_rows(plan, tensor, tied, batches))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 raise ResourceError(
-                    f"{tensor.name}: {error}", "enough memory for one batch", "lower runtime.batch_size"
+                    f"{tensor.name}: {error}", "enough memory for one batch", "lower runtime.memory_gb"
                 ) from error
     by_name = {new.tensor.name: new for new in done}
     head = by_name[plan.inputs.layout.head.name]
@@ -155,7 +187,7 @@ def _sources(plan: Plan, tensor: VocabTensor, tied: bool) -> list[int]:
     return source
 
 
-def _make_rows(plan: Plan, tensor: VocabTensor, tied: bool) -> NewTensor:
+def _make_rows(plan: Plan, tensor: VocabTensor, tied: bool, batches: Batches) -> NewTensor:
     base_rows = map_tensor(tensor.ref)
     source = _sources(plan, tensor, tied)
     data = torch.empty(plan.new_shape(tensor), dtype=base_rows.dtype)
@@ -168,19 +200,34 @@ def _make_rows(plan: Plan, tensor: VocabTensor, tied: bool) -> NewTensor:
     ids = [row for row, origin in enumerate(source) if origin == MADE]
     made: MadeRows | None = None
     excluded: dict[str, list[int]] = {}
-    anchors = 0
+    anchors: dict[int, int] = {}
     base_ids = torch.tensor([i for i in plan.match.base.tokens if i < tensor.rows], dtype=torch.int64)
     for part in base_ids.split(8192) if len(copied) < len(source) else ():
         _refuse_infinite(base_rows[part], part, plan, tensor)
     if ids:
-        made, excluded, anchors = _make_missing(plan, tensor, base_rows, base_ids, ids, tied)
-        data[torch.tensor(ids)] = made.rows.to(data.dtype)
+        donor_rows = _donor_rows(plan, tensor)
+        anchors, excluded = _choose_anchors(plan, base_rows, donor_rows)
+        context = MethodContext(
+            side=_side(tensor, tied),
+            base_rows=base_rows,
+            base_ids=base_ids,
+            pieces=[],
+            donor_rows=donor_rows,
+            wanted=torch.tensor(ids, dtype=torch.int64),
+            anchor_targets=torch.tensor(list(anchors), dtype=torch.int64),
+            anchor_bases=torch.tensor(list(anchors.values()), dtype=torch.int64),
+            generator=torch.Generator().manual_seed(plan.recipe.runtime.seed),
+            device=find_device(plan.recipe.runtime.device),
+            batch_size=plan.batch_size,
+            advance=no_progress,
+        )
+        made = _make_missing(plan, tensor, context, data, batches)
     padding = torch.tensor([row for row, origin in enumerate(source) if origin == PADDING], dtype=torch.int64)
     if len(padding):
         # The mean row's logit is the mean logit: never the largest. A zero row's logit is 0, which may be.
         data[padding] = base_rows[base_ids].float().mean(dim=0).to(data.dtype)
     serves_both = tied and tensor.role in (TensorRole.EMBEDDING, TensorRole.HEAD)
-    return NewTensor(tensor, data, source, made, serves_both, excluded=excluded, anchors=anchors)
+    return NewTensor(tensor, data, source, made, serves_both, excluded=excluded, anchors=len(anchors))
 
 
 def _refuse_infinite(rows: Tensor, ids: Tensor, plan: Plan, tensor: VocabTensor) -> None:
@@ -196,32 +243,31 @@ def _refuse_infinite(rows: Tensor, ids: Tensor, plan: Plan, tensor: VocabTensor)
 
 
 def _make_missing(
-    plan: Plan, tensor: VocabTensor, base_rows: Tensor, base_ids: Tensor, ids: list[int], tied: bool
-) -> tuple[MadeRows, dict[str, list[int]], int]:
-    donor_rows = _donor_rows(plan, tensor)
-    anchors, excluded = _choose_anchors(plan, base_rows, donor_rows)
-    generator = torch.Generator().manual_seed(plan.recipe.runtime.seed)
+    plan: Plan, tensor: VocabTensor, context: MethodContext, data: Tensor, batches: Batches
+) -> MadeRows:
+    """Make the rows of ``context.wanted`` and write them into ``data``."""
+    ids = context.wanted.tolist()
+    made = MadeRows(ids)
     spelling = dict(zip(plan.wanted, plan.pieces, strict=True))
-    parts: list[tuple[str, list[int], InitRows]] = []
     with progress(f"{plan.method.name}: {tensor.name}", len(ids)) as advance:
-        for label, method, group in _groups(plan, donor_rows, ids):
-            context = MethodContext(
-                side=_side(tensor, tied),
-                base_rows=base_rows,
-                base_ids=base_ids,
-                pieces=[tuple(i for i in spelling[index].ids if i < tensor.rows) for index in group],
-                donor_rows=donor_rows,
+        for label, params, group in _groups(plan, context.donor_rows, ids):
+            mine = replace(
+                context,
                 wanted=torch.tensor(group, dtype=torch.int64),
-                anchor_targets=torch.tensor(list(anchors), dtype=torch.int64),
-                anchor_bases=torch.tensor(list(anchors.values()), dtype=torch.int64),
-                generator=generator,
-                device=find_device(plan.recipe.runtime.device),
-                batch_size=plan.recipe.runtime.batch_size,
+                pieces=[tuple(i for i in spelling[index].ids if i < tensor.rows) for index in group],
                 advance=advance,
             )
-            parts.append((label, group, method(context)))
-    made = _gather(ids, parts, base_rows.shape[1])
-    bad = infinite_rows(made.rows.to(base_rows.dtype)).nonzero()[:, 0].tolist()
+            method = find_method(params.name).build(params)
+            part = method(replace(mine, runner=batches.runner(params, mine)))
+            rows = part.rows.to("cpu", data.dtype)
+            _refuse_infinite_made(rows, group, plan, tensor)
+            data[mine.wanted] = rows
+            made.add(label, group, part)
+    return made
+
+
+def _refuse_infinite_made(rows: Tensor, ids: list[int], plan: Plan, tensor: VocabTensor) -> None:
+    bad = infinite_rows(rows).nonzero()[:, 0].tolist()
     if bad:
         names = [plan.match.target.tokens[ids[row]].text for row in bad[:3]]
         raise InputError(
@@ -229,7 +275,6 @@ def _make_missing(
             "finite rows",
             "try another method, or a smaller k",
         )
-    return made, excluded, len(anchors)
 
 
 def _donor_rows(plan: Plan, tensor: VocabTensor) -> Tensor | None:
@@ -277,7 +322,7 @@ def _choose_anchors(
 
 def _groups(
     plan: Plan, donor_rows: Tensor | None, ids: list[int]
-) -> Iterator[tuple[str, InitMethod, list[int]]]:
+) -> Iterator[tuple[str, AnyMethod, list[int]]]:
     """Who makes which row: the user's own spelling, the method, or the fallback."""
     mapped = {index for index in ids if index in plan.match.sources}
     unserved = set(plan.unserved) - mapped
@@ -302,7 +347,7 @@ def _groups(
         (recipe.fallback.name, recipe.fallback, [i for i in ids if i in unserved]),
     ):
         if group:
-            yield label, find_method(params.name).build(params), group
+            yield label, params, group
 
 
 def _side(tensor: VocabTensor, tied: bool) -> Side:
@@ -311,28 +356,6 @@ def _side(tensor: VocabTensor, tied: bool) -> Side:
     if tied:
         return "tied"
     return "lm_head" if tensor.role is TensorRole.HEAD else "embedding"
-
-
-def _gather(ids: list[int], parts: list[tuple[str, list[int], InitRows]], width: int) -> MadeRows:
-    """Put the rows of several methods into one table, in id order."""
-    place = {index: row for row, index in enumerate(ids)}
-    longest = max([1, *(part.sources.shape[1] for _, _, part in parts if part.sources is not None)])
-    rows = torch.empty((len(ids), width))
-    sources = torch.full((len(ids), longest), -1, dtype=torch.int64)
-    coefs = torch.zeros((len(ids), longest))
-    residual = torch.full((len(ids),), torch.nan)
-    methods = [""] * len(ids)
-    for label, group, part in parts:
-        at = torch.tensor([place[index] for index in group])
-        rows[at] = part.rows.cpu()
-        if part.sources is not None and part.coefs is not None:
-            sources[at, : part.sources.shape[1]] = part.sources.cpu()
-            coefs[at, : part.coefs.shape[1]] = part.coefs.cpu()
-        if part.residual is not None:
-            residual[at] = part.residual.cpu()
-        for index in group:
-            methods[place[index]] = label
-    return MadeRows(ids, methods, rows, sources, coefs, residual)
 
 
 def _make_bias(plan: Plan, tensor: VocabTensor, head: NewTensor) -> NewTensor:

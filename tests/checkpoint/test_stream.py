@@ -13,7 +13,7 @@ import pytest
 from tokensurgeon.checkpoint import stream
 from tokensurgeon.checkpoint.expectation import hash_file
 from tokensurgeon.checkpoint.index import TensorRef
-from tokensurgeon.checkpoint.stream import copy_range, hash_all, hash_tensor, hashing_threads
+from tokensurgeon.checkpoint.stream import copy_range, hash_all, hash_tensor, worker_threads
 
 DATA = bytes(range(256)) * 16
 CALLS = ["copy_file_range", "sendfile"]
@@ -115,7 +115,7 @@ def test_a_file_that_ends_too_early_is_an_error_of_whoever_asked(source):
 
 
 def test_an_error_drops_what_waits_to_be_hashed():
-    with pytest.raises(ValueError, match="stop"), hashing_threads() as threads:
+    with pytest.raises(ValueError, match="stop"), worker_threads() as threads:
         waiting = [threads.submit(time.sleep, 0.01) for _ in range(100)]
         raise ValueError("stop")
     assert waiting[-1].cancelled()

@@ -471,6 +471,12 @@ def test_a_full_disk_while_files_are_synced_is_a_resource_error(tmp_path, monkey
     assert listing(tmp_path) == []
 
 
+def test_a_full_disk_while_a_shard_is_synced_is_an_error(tmp_path, stage, monkeypatch):
+    monkeypatch.setattr(writer.os, "fsync", refuse(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left on device"):
+        write_weights(read_index(make_sharded(tmp_path / "base")), {}, stage)
+
+
 def test_a_parent_that_cannot_be_made_is_a_resource_error(tmp_path, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "no"))

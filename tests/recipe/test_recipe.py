@@ -181,7 +181,7 @@ class TestMistakes:
             ),
             (
                 {"method": {"name": "omp", "omp": 3}},
-                "method.omp: unknown key; known: name, k, tolerance, normalize_atoms",
+                "method.omp: unknown key; known: name, k, tolerance, normalize_atoms, mode",
             ),
         ],
     )

@@ -68,13 +68,13 @@ def _copy_piece(source: int, sink: int, start: int, count: int) -> int:
 
 
 @contextmanager
-def hashing_threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads that hash while the caller does something else.
+def worker_threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads that hash and sync while the caller copies; none of it holds the interpreter's lock.
 
     Yields:
         The threads; work they have not begun when the block ends is dropped.
     """
-    threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS), "hash")
+    threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS))
     try:
         yield threads
     finally:
@@ -91,7 +91,7 @@ def hash_all(hash_one: Callable[[_Hashed], str], things: Iterable[_Hashed]) -> l
     Returns:
         Their digests, in their order.
     """
-    with hashing_threads() as threads:
+    with worker_threads() as threads:
         return list(threads.map(hash_one, things))
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from tokensurgeon.checkpoint.configs import dump_config
 from tokensurgeon.checkpoint.index import INDEX_NAME, CheckpointIndex, Shard, TensorRef
 from tokensurgeon.checkpoint.reader import raw_bytes
-from tokensurgeon.checkpoint.stream import PIECE, REFUSALS, copy_range, hash_tensor, hashing_threads
+from tokensurgeon.checkpoint.stream import PIECE, REFUSALS, copy_range, hash_tensor, worker_threads
 from tokensurgeon.console import Advance, no_progress
 from tokensurgeon.errors import PolicyError, ResourceError
 
@@ -188,10 +188,11 @@ def write_weights(
         SHA-256 of every body tensor's bytes as read from the base, by name.
     """
     digests: dict[str, Future[str]] = {}
-    with hashing_threads() as threads:
+    synced: list[Future[None]] = []
+    with worker_threads() as threads:
         for shard in base.shards:
             body = [ref for ref in shard.tensors if ref.name not in replaced]
-            # While the shard is copied, not before: its bytes are read from disk once.
+            # Beside the copy of the same bytes, which are then read from disk once.
             digests |= {ref.name: threads.submit(hash_tensor, ref) for ref in body}
             path = stage / shard.path.name
             if len(body) < len(shard.tensors):
@@ -202,6 +203,11 @@ def write_weights(
                     advance(ref.nbytes)
             else:
                 _copy(shard, path, advance)
+            if shard is not base.shards[-1]:
+                # Beside the next shard, so that little is left when the directory is synced.
+                synced.append(threads.submit(_fsync, path))
+        for future in synced:
+            future.result()
         hashes = {name: digest.result() for name, digest in digests.items()}
     if base.index is not None:
         (stage / INDEX_NAME).write_text(dump_config(_index(base, base.index, replaced)), encoding="utf-8")

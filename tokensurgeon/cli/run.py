@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one field, such as method.k=32; repeatable."),
 ]
+WorkDir = Annotated[
+    Path | None,
+    typer.Option("--work-dir", metavar="DIR", help="Keep finished batches there; a killed run goes on."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")]
 Force = Annotated[
@@ -28,6 +33,7 @@ Force = Annotated[
 def run_recipe(
     recipe: Annotated[Path, typer.Argument(help="A recipe file; `tokensurgeon recipes` has examples.")],
     overrides: Overrides = None,
+    work_dir: WorkDir = None,
     dry_run: DryRun = False,
     as_json: Json = False,
     force: Force = False,
@@ -39,7 +45,21 @@ def run_recipe(
       tokensurgeon run configs/demo.yaml
       tokensurgeon run recipe.yaml --set method.k=32 --set output=out-k32
     """  # noqa: D301 - click wants the character, not its name
-    execute(load_recipe(recipe, overrides or ()), dry_run, as_json, force)
+    execute(load_recipe(recipe, with_work_dir(overrides, work_dir)), dry_run, as_json, force)
+
+
+def with_work_dir(overrides: list[str] | None, work_dir: Path | None) -> list[str]:
+    """Overrides of a recipe with ``--work-dir`` as one more.
+
+    Args:
+        overrides: Entries of ``--set``.
+        work_dir: The folder, or None.
+
+    Returns:
+        All overrides.
+    """
+    kept = [] if work_dir is None else [f"runtime.work_dir={json.dumps(str(work_dir))}"]
+    return [*(overrides or []), *kept]
 
 
 def execute(recipe: Recipe, dry_run: bool, as_json: bool, force: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokensurgeon.cli.run import DryRun, Force, Json, Overrides, execute
+from tokensurgeon.cli.run import DryRun, Force, Json, Overrides, WorkDir, execute, with_work_dir
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.recipe.load import build_recipe
 
@@ -28,6 +28,7 @@ def transplant(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
     overrides: Overrides = None,
+    work_dir: WorkDir = None,
     dry_run: DryRun = False,
     as_json: Json = False,
     force: Force = False,
@@ -51,7 +52,9 @@ def transplant(
     if device is not None:
         document["runtime"] = {"device": device}
     document["trust_remote_code"] = trust_remote_code
-    execute(build_recipe(document, overrides or (), "command line"), dry_run, as_json, force)
+    execute(
+        build_recipe(document, with_work_dir(overrides, work_dir), "command line"), dry_run, as_json, force
+    )
 
 
 def _rows(text: str) -> Any:  # noqa: ANN401 - checked by the recipe

@@ -7,11 +7,16 @@ donor rows of shared tokens, and the same coefficients are applied to the base r
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
 
-from tokensurgeon.methods.base import InitRows, MethodContext
+import torch
+from torch import Tensor
+
+from tokensurgeon.methods.base import Agreement, InitRows, MethodContext
 from tokensurgeon.methods.params import OmpParams
-from tokensurgeon.solvers.omp import omp
+from tokensurgeon.solvers.omp import Dictionary, Mode, OmpResult, omp
+
+_SAMPLE = 256
 
 
 class Omp:
@@ -22,26 +27,70 @@ class Omp:
 
     def __call__(self, context: MethodContext) -> InitRows:
         """Solve in the donor's space, apply in the base's."""
-        result = omp(
-            context.donor(context.wanted),
-            context.donor_anchors(),
-            self.params.k,
-            tolerance=self.params.tolerance,
-            normalize_atoms=self.params.normalize_atoms,
-            batch_size=context.batch_size,
-            advance=context.advance,
-        )
+        dictionary = Dictionary.prepare(context.donor_anchors(), self.params.normalize_atoms)
         base = context.base_anchors()
-        rows = torch.cat(
-            [
-                (coefs[:, None] @ base[indices.clamp(min=0)])[:, 0]
-                for coefs, indices in zip(
-                    result.coefs.split(context.batch_size),
-                    result.indices.split(context.batch_size),
-                    strict=True,
-                )
-            ]
+        bases = context.anchor_bases.to(context.device)
+        atoms, width = dictionary.rows.shape
+        mode = self.params.choose_mode(len(context.wanted), atoms, width, context.device.type)
+
+        def solve(span: slice, mode: Mode = mode) -> InitRows:
+            result = self.solve(context, dictionary, context.wanted[span], mode)
+            places = result.indices.clamp(min=0)
+            # A sum of products, not a matrix product, which rounds otherwise for a single row.
+            rows = (base[places] * result.coefs[:, :, None]).sum(dim=1)
+            sources = torch.where(result.indices >= 0, bases[places], -1)
+            return InitRows(rows, sources, result.coefs, result.residual, result.proven)
+
+        made = replace(context.in_batches(solve), solver=mode)
+        if mode == "exact":
+            return made
+        return replace(made, agreement=self.compare(context, dictionary, made))
+
+    def solve(self, context: MethodContext, dictionary: Dictionary, ids: Tensor, mode: Mode) -> OmpResult:
+        """Combinations of anchors for target ids.
+
+        Args:
+            context: Where the donor rows are.
+            dictionary: The anchors.
+            ids: ``(n,)`` int64 target ids.
+            mode: The solver's mode.
+
+        Returns:
+            The combinations, indices into the anchors.
+        """
+        return omp(
+            context.donor(ids),
+            dictionary,
+            self.params.k,
+            mode=mode,
+            tolerance=self.params.tolerance,
+            batch_size=context.batch_size,
         )
-        taken = result.indices >= 0
-        bases = context.anchor_bases.to(result.indices.device)[result.indices.clamp(min=0)]
-        return InitRows(rows, torch.where(taken, bases, -1), result.coefs, result.residual)
+
+    def compare(self, context: MethodContext, dictionary: Dictionary, made: InitRows) -> Agreement:
+        """Solve a sample again exactly.
+
+        Args:
+            context: What was wanted.
+            dictionary: The anchors.
+            made: The screened rows.
+
+        Returns:
+            How much the two differ.
+        """
+        assert made.sources is not None and made.residual is not None and made.proven is not None
+        count = len(context.wanted)
+        sample = torch.linspace(0, count - 1, min(_SAMPLE, count)).long().unique()
+        exact = self.solve(context, dictionary, context.wanted[sample], "exact")
+        shared = []
+        for theirs, ours in zip(exact.indices.cpu(), made.sources[sample], strict=True):
+            taken = context.anchor_bases[theirs[theirs >= 0]]
+            if len(taken):
+                shared.append(float(torch.isin(taken, ours).float().mean()))
+        return Agreement(
+            sample=len(sample),
+            residual=float(made.residual[sample].mean()),
+            exact_residual=float(exact.residual.mean()),
+            shared_anchors=sum(shared) / max(len(shared), 1),
+            proven=float(made.proven.sum() / (made.sources >= 0).sum().clamp(min=1)),
+        )

@@ -80,10 +80,16 @@ class Runtime(_Part):
     """How to compute; none of it changes what is computed, except the seed."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    batch_size: int = Field(512, ge=1, description="tokens solved at a time")
+    batch_size: int | None = Field(
+        None, ge=1, description="tokens solved at a time; by default as many as memory_gb allows and help"
+    )
+    memory_gb: float = Field(2.0, gt=0, description="most memory a batch may take, in 1e9 bytes")
     seed: int = Field(0, ge=0)
     link: bool = Field(
         False, description="hard-link shards without vocabulary tensors instead of copying them"
+    )
+    work_dir: str | None = Field(
+        None, description="keeps finished batches there, so that a killed run goes on where it was"
     )
 
 

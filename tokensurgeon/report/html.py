@@ -21,6 +21,7 @@ from tokensurgeon.report.summary import (
     recipe_yaml,
     shape,
     show_token,
+    solver_sentence,
     source_of,
     summary_sentence,
 )
@@ -56,7 +57,14 @@ def render_html(report: Report) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        show=show_token, token=_token, count=count, decimal=decimal, percent=percent, shape=shape, json=_json
+        show=show_token,
+        token=_token,
+        count=count,
+        decimal=decimal,
+        percent=percent,
+        shape=shape,
+        json=_json,
+        solver=solver_sentence,
     )
     return environment.get_template("report.html.jinja").render(
         report=report,

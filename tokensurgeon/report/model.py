@@ -203,6 +203,26 @@ class TokenRow(_Part):
     made_of: list[Ingredient]
 
 
+class Solver(_Part):
+    """How made rows were solved for; the samples are there for an approximate solver only.
+
+    Attributes:
+        mode: ``exact`` or ``screened``.
+        sample: Tokens solved again exactly.
+        residual: Their mean residual as made.
+        exact_residual: Their mean residual when solved exactly.
+        shared_anchors: Mean share of the exact anchors that were taken as well, 0 to 1.
+        proven: Share of all anchor choices that were proven to be the best at the time, 0 to 1.
+    """
+
+    mode: str
+    sample: int | None = None
+    residual: float | None = None
+    exact_residual: float | None = None
+    shared_anchors: float | None = None
+    proven: float | None = None
+
+
 class TensorQuality(_Part):
     """The rows of one vocabulary tensor.
 
@@ -220,6 +240,7 @@ class TensorQuality(_Part):
         kept_norms: Norms of the copied rows.
         new_norms: Norms of the made rows; None if there are none.
         residuals: Residuals of the made rows; None if the method has none.
+        solver: How made rows were solved for; None where there is nothing to solve.
         worst: Made rows with the largest residual, or the most unusual norm where there are no residuals.
         note: What else a reader must know, such as how a bias was filled.
     """
@@ -237,6 +258,7 @@ class TensorQuality(_Part):
     kept_norms: Quantiles | None
     new_norms: Quantiles | None
     residuals: Quantiles | None
+    solver: Solver | None = None
     worst: list[TokenRow]
     note: str
 

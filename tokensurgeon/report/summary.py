@@ -6,7 +6,7 @@ import unicodedata
 
 import yaml
 
-from tokensurgeon.report.model import InputModel, Report, TensorQuality, TextScore
+from tokensurgeon.report.model import InputModel, Report, Solver, TensorQuality, TextScore
 
 _MADE = "method: "
 _VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
@@ -224,6 +224,8 @@ def _tensor_rows(report: Report, tensor: TensorQuality) -> list[tuple[str, str]]
     if tensor.residuals is not None:
         part = tensor.residuals
         rows.append((f"residual, {name}", f"median {decimal(part.median)}, 99 % {decimal(part.q99)}"))
+    if tensor.solver is not None:
+        rows.append((f"solver, {name}", solver_sentence(tensor.solver)))
     norms = [
         f"{label} {decimal(part.median)}"
         for label, part in (("kept", tensor.kept_norms), ("new", tensor.new_norms))
@@ -232,6 +234,24 @@ def _tensor_rows(report: Report, tensor: TensorQuality) -> list[tuple[str, str]]
     if norms:
         rows.append((f"median norm, {name}", ", ".join(norms)))
     return rows
+
+
+def solver_sentence(solver: Solver) -> str:
+    """How rows were solved for, and how near an approximate solver came.
+
+    Args:
+        solver: The solver of one tensor.
+
+    Returns:
+        Plain text on one line.
+    """
+    if solver.residual is None or solver.exact_residual is None or solver.sample is None:
+        return solver.mode
+    compared = (
+        f"residual {decimal(solver.residual)}, exact {decimal(solver.exact_residual)}"
+        f" ({change(solver.exact_residual, solver.residual)}) on {count(solver.sample)} tokens"
+    )
+    return f"{solver.mode}: {compared}"
 
 
 def _score_row(score: TextScore) -> tuple[str, str]:

@@ -137,8 +137,8 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    probe = getattr(torch.cpu, "get_capabilities", dict) if device.type == "cpu" else dict
-    found = probe()
+    probe = getattr(torch.cpu, "get_capabilities", None) if device.type == "cpu" else None
+    found: dict[str, object] = probe() if probe else {}
     return torch.bfloat16 if found.get("amx_bf16") or found.get("avx512_bf16") else torch.float32
 
 
@@ -155,6 +155,19 @@ def bytes_per_target(atoms: int, width: int, k: int) -> int:
     """
     k = min(k, atoms, width)
     return 4 * atoms + 4 * width * (k + 2 * _SCREENED_SHORTLIST) + 16 * width * k + 24 * k * k
+
+
+def count_products(k: int, mode: Mode) -> int:
+    """Products of the residuals with all atoms that a target takes.
+
+    Args:
+        k: Atoms a target.
+        mode: As for ``omp``.
+
+    Returns:
+        Their number.
+    """
+    return k if mode == "exact" else len(list(_stages(k)))
 
 
 def omp(
@@ -201,7 +214,7 @@ def omp(
     if k < 0:
         raise ValueError(f"k is {k}, expected 0 or more")
     k = min(k, *atoms.shape)
-    parts = []
+    parts: list[OmpResult] = []
     start = 0
     while start < len(targets) or not parts:
         batch = targets[start : start + batch_size].to(atoms)

@@ -1,0 +1,135 @@
+"""Two processes, joined by gloo: the same bytes as one, and one failure is everybody's."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tokensurgeon.parallel import Processes, connect
+from tokensurgeon.pipeline import run
+
+
+def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """What ``torchrun --nproc-per-node 2 ...`` does."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    return subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, check=False, env=environment
+    )
+
+
+@pytest.fixture(scope="module")
+def recipe(make_model, sentencepiece, byte_level, tmp_path_factory):
+    """A recipe with about 150 missing tokens in batches of 64, but for its output."""
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(
+        f"base: {make_model('llama', sentencepiece)}\ndonor: {make_model('llama', byte_level, seed=1)}\n"
+        "output: out\nmethod: {name: omp, k: 8}\nanchors: {minimum: 8}\nruntime: {batch_size: 20}\n"
+        "verify: {forward: false}\n"
+    )
+    return path
+
+
+def test_two_processes_write_what_one_writes(recipe, tmp_path):
+    from tokensurgeon.recipe.load import load_recipe
+
+    done = launch("-m", "tokensurgeon", "run", recipe, "--set", f"output={tmp_path / 'two'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Done and verified") == 1
+    run(load_recipe(recipe, [f"output={tmp_path / 'one'}"]))
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
+    _, different, errors = filecmp.cmpfiles(tmp_path / "one", tmp_path / "two", names, shallow=False)
+    assert (different, errors) == ([], [])
+
+
+PROGRAM = """
+import os, sys
+from tokensurgeon.cli.app import main
+from tokensurgeon.errors import InputError
+from tokensurgeon import pipeline
+from tokensurgeon.methods.omp import Omp
+
+def fail(*arguments, **options):
+    {failure}
+
+if os.environ["RANK"] == "{rank}":
+    {place} = fail
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("rank", "place", "failure", "message"),
+    [
+        (1, "Omp.solve", "raise InputError('the donor broke')", "error: the donor broke"),
+        (1, "pipeline.preflight", "raise InputError('no such file here')", "error: no such file here"),
+        (0, "pipeline.verify_checkpoint", "raise InputError('not as planned')", "error: not as planned"),
+        (1, "Omp.solve", "raise ZeroDivisionError('a bug')", "ZeroDivisionError: a bug"),
+    ],
+)
+def test_a_failing_process_fails_all_with_one_message(rank, place, failure, message, recipe, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(rank=rank, place=place, failure=failure))
+    done = launch(program, "run", recipe, "--set", f"output={tmp_path / 'out'}")
+    assert done.returncode != 0
+    assert done.stderr.count(message) == 1, done.stderr
+    assert done.stderr.count("error: ") == ("error" in message)
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_killed_process_ends_all(recipe, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(rank=1, place="Omp.solve", failure="os.kill(os.getpid(), 9)"))
+    done = launch(program, "run", recipe, "--set", f"output={tmp_path / 'out'}")
+    assert done.returncode != 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_alone_a_process_exchanges_with_itself(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    processes = connect("auto")
+    assert (processes.rank, processes.count, processes.is_main) == (0, 1, True)
+    assert processes.exchange("mine") == ["mine"]
+    with pytest.raises(ValueError, match="as it was"), processes.together():
+        raise ValueError("as it was")
+
+
+def test_only_the_main_process_writes():
+    assert Processes(0, 2).is_main
+    assert not Processes(1, 2).is_main
+
+
+def test_a_run_that_is_killed_goes_on_from_its_work_folder(recipe, tmp_path):
+    output, work = tmp_path / "out", tmp_path / "work"
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from tokensurgeon.cli.app import main\nfrom tokensurgeon.methods.omp import Omp\n"
+        "import os\nsolve, calls = Omp.solve, []\n"
+        "def some(self, *rest):\n    calls.append(0)\n"
+        "    if len(calls) > 3: os.kill(os.getpid(), 9)\n    return solve(self, *rest)\n"
+        "Omp.solve = some\nmain()\n"
+    )
+    command = [sys.executable, program, "run", recipe, "--work-dir", work, "--set", f"output={output}"]
+    killed = subprocess.run(list(map(str, command)), capture_output=True, check=False)
+    assert killed.returncode == -9
+    assert not output.exists()
+    kept = sorted(path.name for path in work.rglob("*.safetensors"))
+    assert kept == ["0.safetensors", "20.safetensors", "40.safetensors"]
+    stamps = {path.name: path.stat().st_mtime_ns for path in work.rglob("*.safetensors")}
+    assert stamps
+    finished = subprocess.run(
+        [sys.executable, "-m", "tokensurgeon", *map(str, command[2:])], capture_output=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert not work.exists()
+    from tokensurgeon.recipe.load import load_recipe
+
+    run(load_recipe(recipe, [f"output={tmp_path / 'whole'}"]))
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    _, different, errors = filecmp.cmpfiles(tmp_path / "whole", output, names, shallow=False)
+    assert (different, errors) == ([], [])
