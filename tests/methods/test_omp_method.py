@@ -92,11 +92,50 @@ def test_normalising_atoms_is_an_option_that_matters(context, tools):
     assert by_length.sources.float().mean() > by_angle.sources.float().mean() + 3
 
 
+class TestModes:
+    def test_auto_is_exact_until_that_takes_minutes(self):
+        auto = OmpParams()
+        assert auto.choose_mode(3_000, 46_000, 576, "cpu") == "exact"
+        assert auto.choose_mode(216_000, 46_000, 640, "cpu") == "screened"
+        assert auto.choose_mode(216_000, 46_000, 640, "cuda") == "exact"
+
+    @pytest.mark.parametrize("mode", ["exact", "screened"])
+    def test_a_mode_that_was_asked_for_is_taken(self, mode, context):
+        assert OmpParams(mode=mode).choose_mode(10**9, 10**6, 8192, "cpu") == mode
+        assert Omp(OmpParams(k=4, mode=mode))(context()).solver == mode
+
+    def test_screened_rows_come_with_their_agreement_with_exact_ones(self, context, tools):
+        told = context(
+            base_rows=tools.random(1, 900, 12),
+            base_ids=torch.arange(900),
+            donor_rows=tools.random(2, 1500, 96),
+            wanted=torch.arange(900, 1500),
+            anchor_targets=torch.arange(900),
+            anchor_bases=torch.arange(900),
+        )
+        exact, screened = (Omp(OmpParams(k=16, mode=mode))(told) for mode in ("exact", "screened"))
+        assert exact.agreement is None
+        seen = screened.agreement
+        assert seen.sample == 256
+        sample = torch.linspace(0, 599, 256).long()
+        assert seen.residual == pytest.approx(float(screened.residual[sample].mean()))
+        assert seen.exact_residual == pytest.approx(float(exact.residual[sample].mean()))
+        assert seen.exact_residual < seen.residual < 1.05 * seen.exact_residual
+        assert 0.3 < seen.shared_anchors < 1
+        assert 0 < seen.proven < 1
+
+    def test_its_cost_is_known_before_a_row_is_read(self):
+        exact, screened = (OmpParams(mode=m).cost(1000, 46_000, 640, "cpu") for m in ("exact", "screened"))
+        assert exact.operations == 2 * 64 * 46_000 * 640 * 1000
+        assert screened.operations < exact.operations / 4
+        assert exact.bytes_per_token > 4 * 46_000
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 20])
 def test_rows_do_not_depend_on_the_batch_size(context, batch_size):
     whole, split = (Omp(OmpParams(k=6))(context(batch_size=size)) for size in (512, batch_size))
     assert split.sources.equal(whole.sources)
-    torch.testing.assert_close(split.rows, whole.rows)
+    assert split.rows.equal(whole.rows)
 
 
 def test_every_token_is_counted(context):

@@ -9,7 +9,7 @@ import pytest
 
 from tokensurgeon.report import plots
 from tokensurgeon.report.html import render_html
-from tokensurgeon.report.model import Report, SpecialToken
+from tokensurgeon.report.model import Report, Solver, SpecialToken
 
 _VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -100,6 +100,17 @@ def test_a_tensor_without_new_rows_has_no_residual_plot(report):
     html = render_html(report.model_copy(update={"tensors": [bare]}))
     assert "Norms of the rows of model.embed_tokens.weight" in html
     assert "Residuals of the new rows" not in html
+
+
+def test_a_screened_solver_shows_how_near_it_came(report):
+    solver = Solver(
+        mode="screened", sample=9, residual=0.3, exact_residual=0.299, shared_anchors=0.4, proven=0.2
+    )
+    tensors = [report.tensors[0].model_copy(update={"solver": solver}), *report.tensors[1:]]
+    page = render_html(report.model_copy(update={"tensors": tensors}))
+    assert "screened: residual 0.3, exact 0.299" in page
+    assert "anchors shared with exact" in page
+    assert "anchors shared with exact" not in render_html(report)
 
 
 def test_a_failed_check_stands_out(report):

@@ -1,10 +1,12 @@
 import pytest
 
+from tokensurgeon.report.model import Solver
 from tokensurgeon.report.summary import (
     change,
     overall_bits,
     percent,
     show_token,
+    solver_sentence,
     summary_rows,
     summary_sentence,
 )
@@ -73,6 +75,14 @@ def test_summary_rows_show_the_numbers_of_the_report(report):
         "checks": "2 of 2 passed",
         "warnings": "1 (TS001)",
     }
+
+
+def test_a_screened_solver_is_shown_beside_the_exact_one(report):
+    solver = Solver(mode="screened", sample=256, residual=0.2806, exact_residual=0.28, shared_anchors=0.4)
+    tensors = [report.tensors[0].model_copy(update={"solver": solver}), *report.tensors[1:]]
+    rows = dict(summary_rows(report.model_copy(update={"tensors": tensors})))
+    assert rows["solver, embedding"] == "screened: residual 0.2806, exact 0.28 (+0.2 %) on 256 tokens"
+    assert solver_sentence(Solver(mode="exact")) == "exact"
 
 
 def test_a_tensor_equal_to_another_is_not_summed_up_twice(report):
