@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -165,16 +165,17 @@ def time_products(
 
 
 def time_ours(
-    options: argparse.Namespace, anchors: torch.Tensor, targets: torch.Tensor, mode: Any, unit: bool
+    options: argparse.Namespace, anchors: torch.Tensor, targets: torch.Tensor, mode: str, unit: bool
 ) -> tuple[float, float]:
     """Seconds of a solve, the dictionary's preparation included, and the mean residual."""
-    from tokensurgeon.solvers.omp import Dictionary, omp
+    from tokensurgeon.solvers.dictionary import Dictionary
+    from tokensurgeon.solvers.omp import Mode, omp
 
     anchors, targets = anchors.to(options.device), targets.to(options.device)
     wait(options.device)
     start = time.perf_counter()
     dictionary = Dictionary.prepare(anchors, normalize_atoms=unit)
-    result = omp(targets, dictionary, options.k, mode=mode, batch_size=options.batch_size)
+    result = omp(targets, dictionary, options.k, mode=cast(Mode, mode), batch_size=options.batch_size)
     wait(options.device)
     return time.perf_counter() - start, float(result.residual.double().mean())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,11 +15,11 @@ from tokensurgeon.console import no_progress, progress
 from tokensurgeon.device import find_device
 from tokensurgeon.errors import InputError, PolicyError, ResourceError
 from tokensurgeon.methods.base import Agreement, InitRows, MethodContext, Side
-from tokensurgeon.methods.learnt import infinite_rows, near_copies, near_zero_rows
-from tokensurgeon.methods.params import AnyMethod, PiecesParams
+from tokensurgeon.methods.learnt import infinite_rows
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.plan import Plan
 from tokensurgeon.solvers.omp import is_out_of_memory
+from tokensurgeon.sourcing import assign_methods, choose_anchors, donor_counterpart
 
 
 class MadeRows:
@@ -205,8 +204,8 @@ def _make_rows(plan: Plan, tensor: VocabTensor, tied: bool, batches: Batches) ->
     for part in base_ids.split(8192) if len(copied) < len(source) else ():
         _refuse_infinite(base_rows[part], part, plan, tensor)
     if ids:
-        donor_rows = _donor_rows(plan, tensor)
-        anchors, excluded = _choose_anchors(plan, base_rows, donor_rows)
+        donor_rows = donor_counterpart(plan, tensor)
+        anchors, excluded = choose_anchors(plan, base_rows, donor_rows)
         context = MethodContext(
             side=_side(tensor, tied),
             base_rows=base_rows,
@@ -250,7 +249,7 @@ def _make_missing(
     made = MadeRows(ids)
     spelling = dict(zip(plan.wanted, plan.pieces, strict=True))
     with progress(f"{plan.method.name}: {tensor.name}", len(ids)) as advance:
-        for label, params, group in _groups(plan, context.donor_rows, ids):
+        for label, params, group in assign_methods(plan, context.donor_rows, ids):
             mine = replace(
                 context,
                 wanted=torch.tensor(group, dtype=torch.int64),
@@ -275,79 +274,6 @@ def _refuse_infinite_made(rows: Tensor, ids: list[int], plan: Plan, tensor: Voca
             "finite rows",
             "try another method, or a smaller k",
         )
-
-
-def _donor_rows(plan: Plan, tensor: VocabTensor) -> Tensor | None:
-    """The donor's counterpart of a base tensor; a tied donor has its embedding for both ends."""
-    layout = plan.inputs.donor_layout
-    if layout is None:
-        return None
-    twin = layout.head if tensor.role is TensorRole.HEAD else layout.find(tensor.role) or layout.embedding
-    return map_tensor(twin.ref)
-
-
-def _choose_anchors(
-    plan: Plan, base_rows: Tensor, donor_rows: Tensor | None
-) -> tuple[dict[int, int], dict[str, list[int]]]:
-    """Drop anchors whose rows show that one of the models never learnt them."""
-    if donor_rows is None:
-        return {}, {}
-    # A per-layer table may have fewer rows than the embedding that the plan was made for.
-    usable = {t: b for t, b in plan.anchors.items() if t < len(donor_rows) and b < len(base_rows)}
-    targets = torch.tensor(list(usable), dtype=torch.int64)
-    bases = torch.tensor(list(usable.values()), dtype=torch.int64)
-    # An atom that is not finite spoils every row, whatever the recipe excludes.
-    rules = {*plan.recipe.anchors.exclude, "not finite"}
-    excluded: dict[str, list[int]] = {}
-    keep = torch.ones(len(targets), dtype=torch.bool)
-    for side, rows in (("target", donor_rows[targets].float()), ("base", base_rows[bases].float())):
-        for rule, find in (
-            ("not finite", infinite_rows),
-            ("near_zero", near_zero_rows),
-            ("near_copy", near_copies),
-        ):
-            if rule in rules and len(rows):
-                found = find(rows) & keep
-                keep &= ~found
-                if found.any():
-                    excluded[f"{rule} ({side})"] = targets[found].tolist()
-    if int(keep.sum()) < plan.recipe.anchors.minimum:
-        raise PolicyError(
-            f"{int(keep.sum())} anchors are left after near-zero and repeated rows are excluded",
-            f"at least {plan.recipe.anchors.minimum} (anchors.minimum)",
-            "choose a method without a donor, such as pieces, or change anchors.exclude",
-        )
-    return dict(zip(targets[keep].tolist(), bases[keep].tolist(), strict=True)), excluded
-
-
-def _groups(
-    plan: Plan, donor_rows: Tensor | None, ids: list[int]
-) -> Iterator[tuple[str, AnyMethod, list[int]]]:
-    """Who makes which row: the user's own spelling, the method, or the fallback."""
-    mapped = {index for index in ids if index in plan.match.sources}
-    unserved = set(plan.unserved) - mapped
-    if donor_rows is not None:
-        unserved |= {index for index in ids if index >= len(donor_rows) and index not in mapped}
-        served = torch.tensor([i for i in ids if i not in mapped and i not in unserved], dtype=torch.int64)
-        rows = donor_rows[served].float()
-        bad = served[infinite_rows(rows)]
-        if len(bad):
-            raise InputError(
-                f"{len(bad)} donor rows are not finite, such as that of token {int(bad[0])}",
-                "finite rows",
-                "repair the donor, or choose a method without one",
-            )
-        # A donor that never learnt a token has nothing to say about it.
-        unserved |= set(served[near_zero_rows(rows) | near_copies(rows)].tolist())
-    recipe = plan.recipe
-    spell = recipe.method if isinstance(recipe.method, PiecesParams) else PiecesParams()
-    for label, params, group in (
-        ("map", spell, [i for i in ids if i in mapped]),
-        (recipe.method.name, recipe.method, [i for i in ids if i not in mapped and i not in unserved]),
-        (recipe.fallback.name, recipe.fallback, [i for i in ids if i in unserved]),
-    ):
-        if group:
-            yield label, params, group
 
 
 def _side(tensor: VocabTensor, tied: bool) -> Side:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tokensurgeon.solvers.omp import Dictionary, omp
+from tokensurgeon.solvers.dictionary import Dictionary
+from tokensurgeon.solvers.omp import omp
 
 pytestmark = [
     pytest.mark.gpu,

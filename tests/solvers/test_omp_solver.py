@@ -5,14 +5,15 @@ import pytest
 import torch
 from sklearn.linear_model import orthogonal_mp
 
+from tokensurgeon.solvers import dictionary as dictionaries
 from tokensurgeon.solvers import omp as solver
-from tokensurgeon.solvers.omp import Dictionary
+from tokensurgeon.solvers.dictionary import Dictionary
 
 
 @pytest.fixture(autouse=True, params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def product_dtype(request, monkeypatch):
     """Every property holds whatever the large products run in."""
-    monkeypatch.setattr(solver, "fast_dtype", lambda device: request.param)
+    monkeypatch.setattr(dictionaries, "fast_dtype", lambda device: request.param)
     return request.param
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tokensurgeon.methods.base import Agreement, InitRows, MethodContext
 from tokensurgeon.methods.params import OmpParams
-from tokensurgeon.solvers.omp import Dictionary, Mode, OmpResult, omp
+from tokensurgeon.solvers.dictionary import Dictionary
+from tokensurgeon.solvers.omp import Mode, OmpResult, omp
 
 _SAMPLE = 256
 
