@@ -80,6 +80,30 @@ class TestNearCopies:
         rows[[6, 7, 63, 64, 99]] = rows[0].clone()
         assert marked(near_copies(rows, block=block)) == [0, 6, 7, 63, 64, 99]
 
+    @pytest.mark.parametrize("seed", range(3))
+    def test_the_marks_are_those_of_comparing_every_pair(self, tools, seed):
+        # Groups at all distances around that of a near copy.
+        centres = tools.random(seed, 150, 48)[torch.arange(1500) % 150]
+        noise = torch.logspace(-2.5, -0.5, 1500)[:, None]
+        rows = centres + noise * tools.random(seed + 10, 1500, 48)
+        unit = torch.nn.functional.normalize(rows.double(), dim=1)
+        pairs = unit @ unit.T > 0.999
+        expected = pairs.fill_diagonal_(False).any(dim=1)
+        assert 300 < expected.sum() < 1200
+        assert near_copies(rows).equal(expected)
+
+    def test_a_large_group_of_copies_is_marked_in_little_memory(self, tools):
+        # Comparing every pair of the group in full took gigabytes.
+        rows = tools.random(1, 5000, 512)
+        rows[1000:] = rows[0]
+        assert marked(near_copies(rows)) == [0, *range(1000, 5000)]
+
+    def test_rows_that_are_no_numbers_hide_no_copies(self, tools):
+        rows = tools.random(1, 60, 32)
+        rows[40] = rows[8].clone()
+        rows[[1, 2, 50], 0] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+        assert marked(near_copies(rows)) == [8, 40]
+
     def test_two_zero_rows_have_no_direction_to_share(self, tools):
         rows = tools.random(1, 20, 32)
         rows[[3, 4]] = 0

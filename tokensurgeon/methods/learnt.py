@@ -6,12 +6,20 @@ that training never moved says nothing about the token, and as an atom it pulls 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import isqrt, sqrt
+
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 _NEAR_ZERO = 0.05
 _NEAR_COPY = 0.999
 _SKETCH = 64
+# Cosine in the sketch that hardly any near copy falls short of: it would double their squared distance.
+_CLOSE = 2 * _NEAR_COPY - 1
+# More than float32 inner products and distances of unit vectors are off by.
+_ROUNDING = 1e-4
 
 
 def infinite_rows(rows: Tensor) -> Tensor:
@@ -43,7 +51,8 @@ def near_zero_rows(rows: Tensor) -> Tensor:
 def near_copies(rows: Tensor, block: int = 2048) -> Tensor:
     """Rows that share their direction with another row, up to rounding: training told neither apart.
 
-    Pairs are found in a random projection to 64 dimensions and then compared in full.
+    Pairs are found in a random projection to 64 dimensions and then compared in full. Rows far apart never
+    meet, which spares nearly all pairs of a real table.
 
     Args:
         rows: ``(n, d)`` float32.
@@ -52,18 +61,51 @@ def near_copies(rows: Tensor, block: int = 2048) -> Tensor:
     Returns:
         ``(n,)`` bool; every member of a group is marked.
     """
+    marked = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    if not len(rows):
+        return marked
     generator = torch.Generator().manual_seed(0)
     sketch = torch.randn((rows.shape[1], _SKETCH), generator=generator).to(rows)
-    unit = torch.nn.functional.normalize(rows, dim=1)
-    small = torch.nn.functional.normalize(unit @ sketch, dim=1)
-    marked = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-    for start in range(0, len(rows), block):
-        close = small[start : start + block] @ small[: start + block].T > 2 * _NEAR_COPY - 1
-        later, earlier = close.nonzero(as_tuple=True)
-        later = later + start
-        pairs = earlier < later
-        later, earlier = later[pairs], earlier[pairs]
-        same = (unit[later] * unit[earlier]).sum(dim=1) > _NEAR_COPY
-        marked[later[same]] = True
-        marked[earlier[same]] = True
+    unit = normalize(rows, dim=1)
+    small = normalize(unit @ sketch, dim=1).nan_to_num()
+    order = torch.randperm(len(rows), generator=generator).to(rows.device)
+    pivots = small[order[: 2 * isqrt(len(rows))]]
+    for home, guests in _neighbourhoods(small, pivots, block):
+        # Residents first: then a row meets itself on the diagonal only.
+        visitors = torch.cat([home, guests])
+        points = small[visitors]
+        for start in range(0, len(visitors), block):
+            part = visitors[start : start + block]
+            close = points[start : start + block] @ points[: len(home)].T
+            close[:, start:].fill_diagonal_(0)
+            found = close.amax(dim=1) > _CLOSE
+            if not found.any():
+                continue
+            one, other = part[found], home[(close > _CLOSE).any(dim=0)]
+            same = (unit[one] @ unit[other].T > _NEAR_COPY) & (one[:, None] != other)
+            marked[one] |= same.any(dim=1)
     return marked
+
+
+def _neighbourhoods(points: Tensor, pivots: Tensor, block: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ids of the points at home at a pivot, and of its guests: two close points meet at the home of either.
+
+    A point's home is at the pivot with the largest inner product. Take points u at home at a and v at b, and
+    close, ``|u - v| <= r``. Then ``v.b >= v.a``, so ``u.b >= u.a - r|a - b|``: u need visit no other pivots.
+    """
+    reach = sqrt(2 - 2 * _CLOSE) * torch.cdist(pivots, pivots) + _ROUNDING
+    homes, visits = [], []
+    for start in range(0, len(points), block):
+        products = points[start : start + block] @ pivots.T
+        largest, home = products.max(dim=1, keepdim=True)
+        products += reach[home[:, 0]]
+        products.scatter_(1, home, -torch.inf)
+        homes.append(home[:, 0])
+        visits.append((products >= largest).nonzero() + torch.tensor([start, 0], device=points.device))
+    guests, visited = torch.cat(visits).unbind(dim=1)
+    home = torch.cat(homes)
+    at_home, calls = (
+        label.argsort(stable=True).split(label.bincount(minlength=len(pivots)).tolist())
+        for label in (home, visited)
+    )
+    return ((home, guests[call]) for home, call in zip(at_home, calls, strict=True) if len(home))
