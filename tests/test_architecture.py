@@ -32,7 +32,7 @@ ARROWS = {
     "batches": {"parallel", "methods"},
     "sourcing": {"plan", "checkpoint", "methods"},
     "surgery": {"plan", "sourcing", "device", "checkpoint", "methods", "batches", "solvers"},
-    "quality": {"plan", "surgery", "checkpoint", "report"},
+    "quality": {"plan", "sourcing", "surgery", "checkpoint", "solvers", "report"},
     "evidence": {"plan", "surgery", "quality", "checkpoint", "vocab", "evaluation", "report"},
     "pipeline": {"plan", "surgery", "batches", "parallel", "evidence", "device", "recipe", "vocab"}
     | {"checkpoint", "methods", "report"},

@@ -325,3 +325,24 @@ def test_an_unknown_device_is_refused_before_the_work(make_model, sentencepiece,
     base = make_model("llama", sentencepiece)
     with pytest.raises(RecipeError, match="device 'nonsense'"):
         transplant(base, byte_level, tmp_path / "out", "runtime.device=nonsense")
+
+
+def test_the_report_names_the_nearest_anchor_of_the_rows_to_look_at_first(
+    make_model, sentencepiece, byte_level, tmp_path
+):
+    base = make_model("llama", sentencepiece)
+    donor = make_model("llama", byte_level, seed=1)
+    report = transplant(base, donor, tmp_path / "out")
+    rows = tensors(donor)["model.embed_tokens.weight"].double()
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    tokens = json.loads((donor / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    names = dict(zip(tokens.values(), tokens, strict=True))
+    quality = report.tensors[0]
+    assert quality.solver.mode == "exact"
+    assert quality.similarities.count == quality.made
+    for row in quality.worst:
+        cosines = unit @ unit[row.id]
+        at = int((cosines - row.nearest.weight).abs().nan_to_num(9).argmin())
+        assert abs(float(cosines[at]) - row.nearest.weight) < 1e-6
+        assert at != row.id
+        assert at in names

@@ -11,11 +11,14 @@ from torch import Tensor
 from tokensurgeon.checkpoint.expectation import MADE, token_rows
 from tokensurgeon.plan import Plan
 from tokensurgeon.report.model import Ingredient, Quantiles, Solver, TensorQuality, TokenRow
+from tokensurgeon.solvers.nearest import build_index
+from tokensurgeon.sourcing import donor_counterpart
 from tokensurgeon.surgery import MadeRows, NewTensor
 
 _BINS = 40
 _WORST = 20
 _INGREDIENTS = 5
+_SAMPLE = 2048
 
 
 def judge_rows(plan: Plan, new: NewTensor) -> TensorQuality:
@@ -35,6 +38,8 @@ def judge_rows(plan: Plan, new: NewTensor) -> TensorQuality:
     kept = norms[[row for row, origin in enumerate(source) if origin >= 0]]
     made = new.made
     residuals = made.residual[~made.residual.isnan()] if made else torch.empty(0)
+    worst = _order(made, norms, kept)[:_WORST] if made else []
+    nearest = _find_nearest(plan, new, made, worst) if made else {}
     return TensorQuality(
         name=tensor.name,
         role=str(tensor.role),
@@ -49,8 +54,9 @@ def judge_rows(plan: Plan, new: NewTensor) -> TensorQuality:
         kept_norms=quantiles(kept),
         new_norms=quantiles(norms[made.ids]) if made else None,
         residuals=quantiles(residuals),
+        similarities=quantiles(torch.tensor([similarity for _, similarity in nearest.values()])),
         solver=_solver(made) if made and made.solver else None,
-        worst=_worst(plan, made, norms, kept) if made else [],
+        worst=[_describe(plan, made, row, norms, nearest) for row in worst] if made else [],
         note=new.note,
     )
 
@@ -59,37 +65,49 @@ def _solver(made: MadeRows) -> Solver:
     return Solver(mode=made.solver, **(asdict(made.agreement) if made.agreement else {}))
 
 
-def _worst(plan: Plan, made: MadeRows, norms: Tensor, kept: Tensor) -> list[TokenRow]:
+def _order(made: MadeRows, norms: Tensor, kept: Tensor) -> list[int]:
     """Rows to look at first: largest residual, or most unusual norm where the method has none."""
     unusual = (norms[made.ids].log() - kept.median().log()).abs() if len(kept) else norms[made.ids]
-    badness = torch.where(made.residual.isnan(), unusual, made.residual)
-    order = sorted(range(len(made.ids)), key=lambda row: (-float(badness[row]), made.ids[row]))[:_WORST]
-    rows = []
-    for row in order:
-        weights = made.coefs[row].tolist()
-        ingredients = sorted(
-            (
-                (weight, index)
-                for weight, index in zip(weights, made.sources[row].tolist(), strict=True)
-                if index >= 0
-            ),
-            key=lambda pair: (-abs(pair[0]), pair[1]),
-        )
-        residual = float(made.residual[row])
-        rows.append(
-            TokenRow(
-                id=made.ids[row],
-                token=plan.match.target.tokens[made.ids[row]].text,
-                method=made.methods[row],
-                residual=None if math.isnan(residual) else residual,
-                norm=float(norms[made.ids[row]]),
-                made_of=[
-                    Ingredient(token=plan.match.base.tokens[index].text, weight=weight)
-                    for weight, index in ingredients[:_INGREDIENTS]
-                ],
-            )
-        )
-    return rows
+    badness = torch.where(made.residual.isnan(), unusual, made.residual).tolist()
+    return sorted(range(len(made.ids)), key=lambda row: (-badness[row], made.ids[row]))
+
+
+def _find_nearest(
+    plan: Plan, new: NewTensor, made: MadeRows, worst: list[int]
+) -> dict[int, tuple[int, float]]:
+    """Nearest anchor and cosine in the donor's space, for the worst tokens and a sample of all."""
+    donor = donor_counterpart(plan, new.tensor)
+    if donor is None or not new.anchors:
+        return {}
+    sample = {*made.ids[:: -(-len(made.ids) // _SAMPLE)], *(made.ids[row] for row in worst)}
+    ids = torch.tensor(sorted(index for index in sample if index < len(donor)), dtype=torch.int64)
+    ids = ids[torch.isfinite(donor[ids]).all(dim=1)]
+    index = build_index(donor[torch.tensor(new.anchors)].float())
+    found = index.search(donor[ids].float(), 1)
+    anchors = [new.anchors[place] for place in found.indices[:, 0].tolist()]
+    return dict(zip(ids.tolist(), zip(anchors, found.similarities[:, 0].tolist(), strict=True), strict=True))
+
+
+def _describe(
+    plan: Plan, made: MadeRows, row: int, norms: Tensor, nearest: dict[int, tuple[int, float]]
+) -> TokenRow:
+    target, base = plan.match.target.tokens, plan.match.base.tokens
+    index, residual = made.ids[row], float(made.residual[row])
+    weights = zip(made.coefs[row].tolist(), made.sources[row].tolist(), strict=True)
+    ingredients = sorted(
+        ((weight, source) for weight, source in weights if source >= 0),
+        key=lambda pair: (-abs(pair[0]), pair[1]),
+    )
+    anchor, similarity = nearest.get(index, (None, 0.0))
+    return TokenRow(
+        id=index,
+        token=target[index].text,
+        method=made.methods[row],
+        residual=None if math.isnan(residual) else residual,
+        norm=float(norms[index]),
+        made_of=[Ingredient(token=base[i].text, weight=weight) for weight, i in ingredients[:_INGREDIENTS]],
+        nearest=None if anchor is None else Ingredient(token=target[anchor].text, weight=similarity),
+    )
 
 
 def quantiles(values: Tensor) -> Quantiles | None:

@@ -82,7 +82,7 @@ class NewTensor:
         tied: Whether the same rows serve as input embedding and lm_head, stored once or twice.
         equal_to: The tensor it is a copy of, before and after.
         excluded: Target ids that their rows ruled out as anchors, by reason.
-        anchors: Number of anchors used.
+        anchors: Target ids of the anchors used, ascending.
         note: What else to know.
     """
 
@@ -93,7 +93,7 @@ class NewTensor:
     tied: bool = False
     equal_to: str | None = None
     excluded: dict[str, list[int]] = field(default_factory=dict)
-    anchors: int = 0
+    anchors: list[int] = field(default_factory=list)
     note: str = ""
 
 
@@ -226,7 +226,7 @@ def _make_rows(plan: Plan, tensor: VocabTensor, tied: bool, batches: Batches) ->
         # The mean row's logit is the mean logit: never the largest. A zero row's logit is 0, which may be.
         data[padding] = base_rows[base_ids].float().mean(dim=0).to(data.dtype)
     serves_both = tied and tensor.role in (TensorRole.EMBEDDING, TensorRole.HEAD)
-    return NewTensor(tensor, data, source, made, serves_both, excluded=excluded, anchors=len(anchors))
+    return NewTensor(tensor, data, source, made, serves_both, excluded=excluded, anchors=list(anchors))
 
 
 def _refuse_infinite(rows: Tensor, ids: Tensor, plan: Plan, tensor: VocabTensor) -> None:

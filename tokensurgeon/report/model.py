@@ -172,11 +172,11 @@ class Quantiles(_Part):
 
 
 class Ingredient(_Part):
-    """A base token in a combination.
+    """A token that stands behind a row.
 
     Attributes:
         token: Its text.
-        weight: Its coefficient.
+        weight: Its coefficient, or its similarity.
     """
 
     token: str
@@ -193,6 +193,7 @@ class TokenRow(_Part):
         residual: Share of the donor row that the combination misses; None if unknown.
         norm: Norm of the new row.
         made_of: Largest ingredients.
+        nearest: The anchor whose donor row is most similar, with their cosine; None if there is none.
     """
 
     id: int
@@ -201,6 +202,7 @@ class TokenRow(_Part):
     residual: float | None
     norm: float
     made_of: list[Ingredient]
+    nearest: Ingredient | None = None
 
 
 class Solver(_Part):
@@ -240,6 +242,8 @@ class TensorQuality(_Part):
         kept_norms: Norms of the copied rows.
         new_norms: Norms of the made rows; None if there are none.
         residuals: Residuals of the made rows; None if the method has none.
+        similarities: Cosine of donor rows to their nearest anchor, on a sample of the made rows; the lower,
+            the less a combination of anchors can say. None without a donor.
         solver: How made rows were solved for; None where there is nothing to solve.
         worst: Made rows with the largest residual, or the most unusual norm where there are no residuals.
         note: What else a reader must know, such as how a bias was filled.
@@ -258,6 +262,7 @@ class TensorQuality(_Part):
     kept_norms: Quantiles | None
     new_norms: Quantiles | None
     residuals: Quantiles | None
+    similarities: Quantiles | None = None
     solver: Solver | None = None
     worst: list[TokenRow]
     note: str

@@ -224,6 +224,9 @@ def _tensor_rows(report: Report, tensor: TensorQuality) -> list[tuple[str, str]]
     if tensor.residuals is not None:
         part = tensor.residuals
         rows.append((f"residual, {name}", f"median {decimal(part.median)}, 99 % {decimal(part.q99)}"))
+    if tensor.similarities is not None:
+        part = tensor.similarities
+        rows.append((f"nearest anchor, {name}", f"median cosine {decimal(part.median)}"))
     if tensor.solver is not None:
         rows.append((f"solver, {name}", solver_sentence(tensor.solver)))
     norms = [
