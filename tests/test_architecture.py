@@ -29,7 +29,7 @@ ARROWS = {
     "inputs": {"recipe", "checkpoint", "methods", "evaluation"},
     "plan": {"inputs", "device", "recipe", "vocab", "checkpoint", "methods"},
     "parallel": set(),
-    "batches": {"parallel", "methods"},
+    "batches": {"parallel", "checkpoint", "methods"},
     "sourcing": {"plan", "checkpoint", "methods"},
     "surgery": {"plan", "sourcing", "device", "checkpoint", "methods", "batches", "solvers"},
     "quality": {"plan", "sourcing", "surgery", "checkpoint", "solvers", "report"},

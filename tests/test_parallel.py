@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import socket
 import subprocess
 import sys
 
@@ -11,15 +12,27 @@ import pytest
 
 from tokensurgeon.parallel import Processes, connect
 from tokensurgeon.pipeline import run
+from tokensurgeon.recipe.load import load_recipe
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+# Without a GPU --multi_gpu still starts several processes; --cpu would want MPI.
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+ACCELERATE += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port"]
 
 
-def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """What ``torchrun --nproc-per-node 2 ...`` does."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+def launch(*arguments: object, launcher: list[str] = TORCHRUN) -> subprocess.CompletedProcess[str]:
+    """Start two processes of a program, or of ``-m module``."""
+    command = [sys.executable, "-m", *launcher, *([free_port()] if launcher is ACCELERATE else [])]
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     return subprocess.run(
         [*command, *map(str, arguments)], capture_output=True, text=True, check=False, env=environment
     )
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +47,10 @@ def recipe(make_model, sentencepiece, byte_level, tmp_path_factory):
     return path
 
 
-def test_two_processes_write_what_one_writes(recipe, tmp_path):
-    from tokensurgeon.recipe.load import load_recipe
-
-    done = launch("-m", "tokensurgeon", "run", recipe, "--set", f"output={tmp_path / 'two'}")
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_write_what_one_writes(launcher, recipe, tmp_path):
+    command = ["-m", "tokensurgeon", "run", recipe, "--set", f"output={tmp_path / 'two'}"]
+    done = launch(*command, launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Done and verified") == 1
     run(load_recipe(recipe, [f"output={tmp_path / 'one'}"]))
@@ -127,8 +140,6 @@ def test_a_run_that_is_killed_goes_on_from_its_work_folder(recipe, tmp_path):
     )
     assert finished.returncode == 0, finished.stderr
     assert not work.exists()
-    from tokensurgeon.recipe.load import load_recipe
-
     run(load_recipe(recipe, [f"output={tmp_path / 'whole'}"]))
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
     _, different, errors = filecmp.cmpfiles(tmp_path / "whole", output, names, shallow=False)

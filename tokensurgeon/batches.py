@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from tokensurgeon import __version__
+from tokensurgeon.checkpoint.reader import raw_bytes
 from tokensurgeon.errors import ResourceError
 from tokensurgeon.methods.base import BatchRunner, InitRows, MethodContext, Solve, batch_spans, collect
 from tokensurgeon.methods.params import MethodParams
@@ -142,9 +142,5 @@ def _fingerprint(method: MethodParams, context: MethodContext) -> str:
     ):
         if tensor is not None:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(_bytes_of(tensor))
+            digest.update(raw_bytes(tensor))
     return digest.hexdigest()[:32]
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.contiguous().view(torch.uint8).numpy().data
