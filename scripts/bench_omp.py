@@ -72,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ranks-worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    options.batch_size = options.batch_size or (128 if options.device == "cpu" else 4096)
+    options.batch_size = options.batch_size or (256 if options.device == "cpu" else 4096)
     return options
 
 

@@ -36,7 +36,8 @@ ARROWS = {
     "evidence": {"plan", "surgery", "quality", "checkpoint", "vocab", "evaluation", "report"},
     "pipeline": {"plan", "surgery", "batches", "parallel", "evidence", "device", "recipe", "vocab"}
     | {"checkpoint", "methods", "report"},
-    "cli": {"pipeline", "plan", "recipe", "vocab", "checkpoint", "methods", "evaluation", "report"},
+    "cli": {"pipeline", "plan", "device", "recipe", "vocab", "checkpoint", "methods", "solvers", "evaluation"}
+    | {"report"},
 }
 EVERYWHERE = {"errors", "console", "notices", ""}
 

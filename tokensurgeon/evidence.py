@@ -8,10 +8,8 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from tokensurgeon import __version__
-from tokensurgeon.checkpoint.expectation import hash_file
+from tokensurgeon.checkpoint.expectation import hash_file, row_digests
 from tokensurgeon.checkpoint.index import CheckpointIndex
 from tokensurgeon.checkpoint.stream import hash_all
 from tokensurgeon.checkpoint.subject import Verification
@@ -291,8 +289,7 @@ def _notices(plan: Plan, main: NewTensor, traits: r.TokenizerTraits) -> Iterable
 def _repeated(main: NewTensor) -> int:
     if main.made is None:
         return 0
-    rows = main.data[torch.tensor(main.made.ids)]
-    return len(rows) - len(torch.unique(rows.float(), dim=0))
+    return len(main.made.ids) - len(set(row_digests(main.data, main.made.ids)))
 
 
 def _lost_markers(plan: Plan) -> list[str]:

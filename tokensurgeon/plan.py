@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,8 +34,9 @@ from tokensurgeon.vocab.usable import is_reachable, is_reserved
 from tokensurgeon.vocab.vocabulary import Vocabulary, load_vocabulary
 
 # More tokens at a time make a CPU no faster, and other kernels run below 64.
-_MOST_TOKENS = {"cpu": 128, "cuda": 4096}
+_MOST_TOKENS = {"cpu": 256, "cuda": 4096}
 _LEAST_TOKENS = 64
+_PROGRAM_BYTES = 800_000_000
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,22 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """Estimated peak of tensors in memory: old and new rows, anchors and one batch of the solver."""
+        """Estimated peak memory: program and tokenizers, old and new rows, then the larger of two stages.
+
+        Donor rows are looked through for untrained ones in float32; later anchors, made rows and one batch of
+        the solver are there together.
+        """
         embedding = self.inputs.layout.embedding.ref
-        stored = embedding.nbytes // embedding.shape[0]
-        total = stored * (embedding.shape[0] + 2 * self.rows) + 4 * len(self.wanted) * embedding.shape[1]
+        rows, width = embedding.shape
+        total = _PROGRAM_BYTES + embedding.nbytes // rows * (rows + 2 * self.rows)
+        made = len(self.wanted) * (4 * width + 12 * getattr(self.recipe.method, "k", 1))
+        looking, solving = 0, made + min(self.batch_size, len(self.wanted)) * self.cost.bytes_per_token
         if self.inputs.donor_layout is not None:
             donor = self.inputs.donor_layout.embedding.ref
-            total += donor.nbytes + 4 * len(self.anchors) * (3 * donor.shape[1] + embedding.shape[1])
-        return total + min(self.batch_size, len(self.wanted)) * self.cost.bytes_per_token
+            total += donor.nbytes
+            looking = 8 * math.prod(donor.shape)
+            solving += len(self.anchors) * (6 * donor.shape[1] + 4 * width)
+        return total + max(looking, solving)
 
     @property
     def operations(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,24 @@ def hash_rows(rows: Tensor, ids: list[int], chunk: int = 8192) -> str:
     for part in torch.tensor(ids, dtype=torch.int64).split(chunk):
         digest.update(raw_bytes(rows[part]))
     return digest.hexdigest()
+
+
+def row_digests(rows: Tensor, ids: list[int], chunk: int = 8192) -> Iterator[bytes]:
+    """Short digests of rows' bytes; equal rows have equal ones.
+
+    Args:
+        rows: ``(V, width)`` in its stored dtype.
+        ids: Rows to look at.
+        chunk: Rows gathered at a time.
+
+    Yields:
+        16 bytes for each id, in the order of ``ids``.
+    """
+    for part in torch.tensor(ids, dtype=torch.int64).split(chunk):
+        data = raw_bytes(rows[part])
+        width = len(data) // len(part) if len(part) else 0
+        for start in range(0, len(data), max(width, 1)):
+            yield hashlib.blake2b(data[start : start + width], digest_size=16).digest()
 
 
 def hash_file(path: Path) -> str:

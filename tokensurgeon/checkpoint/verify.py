@@ -26,6 +26,7 @@ from tokensurgeon.checkpoint.expectation import (
     hash_file,
     hash_rows,
     load_expectation,
+    row_digests,
     token_rows,
 )
 from tokensurgeon.checkpoint.index import CheckpointIndex, read_index
@@ -205,13 +206,10 @@ def _check_health(subject: Subject) -> _Checks:
 def _repeats(rows: Tensor, fresh: list[int], allowed: set[int], name: str) -> list[str]:
     seen: dict[bytes, int] = {}
     problems = []
-    for start in range(0, len(fresh), _CHUNK):
-        ids = fresh[start : start + _CHUNK]
-        raw = rows[torch.tensor(ids)].contiguous().view(torch.uint8).numpy()
-        for index, row in zip(ids, raw, strict=True):
-            first = seen.setdefault(row.tobytes(), index)
-            if first != index and not {first, index} <= allowed:
-                problems.append(f"{name}[{index}] equals {name}[{first}]")
+    for index, digest in zip(fresh, row_digests(rows, fresh), strict=True):
+        first = seen.setdefault(digest, index)
+        if first != index and not {first, index} <= allowed:
+            problems.append(f"{name}[{index}] equals {name}[{first}]")
     return problems
 
 

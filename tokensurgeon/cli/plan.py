@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,7 +85,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "anchors_excluded": {reason: len(ids) for reason, ids in plan.excluded.items()},
         "bytes_to_write": plan.bytes_to_write,
         "memory_bytes": plan.memory_bytes,
-        "seconds_on_this_cpu": round(plan.operations / _speed(), 1),
+        "seconds_for_new_rows": round(plan.operations / _speed(plan), 1),
         "warnings": [f"{notice.code} {notice.text}" for notice in plan.notices],
         "files": {name: str(path) for name, path in sorted(plan.copied_files.items())},
         "vocabulary_tensors": [
@@ -116,16 +115,12 @@ def _facts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _speed() -> float:
-    """Operations a second of a matrix product of the solver's kind on this CPU."""
-    import torch
+def _speed(plan: Plan) -> float:
+    from tokensurgeon.device import find_device
+    from tokensurgeon.solvers.omp import measure_speed
 
-    left, right = torch.ones(512, 512), torch.ones(512, 4096)
-    left @ right
-    start = time.perf_counter()
-    for _ in range(3):
-        left @ right
-    return 3 * 2 * 512 * 512 * 4096 / (time.perf_counter() - start)
+    width = (plan.inputs.donor_layout or plan.inputs.layout).embedding.ref.shape[1]
+    return measure_speed(width, find_device(plan.recipe.runtime.device))
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - any JSON value

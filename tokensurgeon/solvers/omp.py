@@ -19,6 +19,7 @@ shortlist are scored again in float32. Two modes share this:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -38,7 +39,7 @@ _NEARLY_DEPENDENT = 0.03
 # Shortlist sizes, and how many atoms are taken from each successive shortlist; the last number repeats.
 # Early atoms change the residual most. On SmolLM2 and Gemma 3 (d 576 and 640, k 64) this leaves a residual
 # 0.2 to 0.5 % above exact's; scripts/bench_omp.py measures it.
-_EXACT_SHORTLIST = 16
+_EXACT_SHORTLIST = 24
 _SCREENED_SHORTLIST = 64
 _TAKEN = (1, 2, 3, 4, 6)
 
@@ -99,6 +100,27 @@ def count_products(k: int, mode: Mode) -> int:
     return k if mode == "exact" else len(list(_stages(k)))
 
 
+def measure_speed(width: int, device: torch.device) -> float:
+    """Time one step on random numbers, to estimate how long a run will take.
+
+    Args:
+        width: Dimension of the atoms.
+        device: Where the run will compute.
+
+    Returns:
+        Multiplications and additions a second, all other work of a step counted as overhead.
+    """
+    generator = torch.Generator().manual_seed(0)
+    dictionary = Dictionary.prepare(torch.randn((16384, width), generator=generator).to(device))
+    targets = torch.randn((128, width), generator=generator).to(device)
+    products = 4
+    _solve(targets, dictionary, products, "exact", 0.0)
+    started = time.perf_counter()
+    # The residuals come back to the host, so the device is done when the clock is read.
+    float(_solve(targets, dictionary, products, "exact", 0.0).residual.sum())
+    return 2 * products * len(targets) * dictionary.rows.numel() / (time.perf_counter() - started)
+
+
 def omp(
     targets: Tensor,
     dictionary: Dictionary,
@@ -106,7 +128,7 @@ def omp(
     *,
     mode: Mode = "exact",
     tolerance: float = 0.0,
-    batch_size: int = 128,
+    batch_size: int = 256,
     advance: Callable[[int], None] | None = None,
 ) -> OmpResult:
     """Write each target as a combination of at most ``k`` atoms.
@@ -200,27 +222,48 @@ def _pad(rows: Tensor) -> Tensor:
     return torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % _ROWS_MULTIPLE))
 
 
-def _shortlist(residual: Tensor, dictionary: Dictionary, size: int) -> tuple[Tensor, Tensor]:
-    """The atoms with the largest scores, and a bound on the score of every other atom.
+class _Shortlist:
+    """Finds the atoms that may be the best for a residual.
 
-    Returns:
-        Atoms ``(B, M)`` in rising order, and the bound ``(B,)``, -inf when there are no others.
+    Args:
+        dictionary: The atoms.
+        count: Number of residuals.
+        size: Atoms on the list.
+
+    Attributes:
+        atoms: ``(B, M)`` int64, in rising order, so that the first of several best has the lowest index.
+        rows: ``(B, M, D)`` float32.
+        scores: ``(B, M)`` float32, inner products of the rows with the residual.
+        bound: ``(B,)`` float32, no other atom has a larger absolute score; -inf when there are no others.
     """
-    coarse = residual.to(dictionary.coarse.dtype)
-    scores = (coarse @ dictionary.coarse.T).abs_()
-    top = scores.topk(min(size, scores.shape[1]), dim=1, sorted=False)
-    # In rising order the first of several best is the lowest index.
-    atoms = dictionary.first[top.indices].sort(dim=1).values
-    if size >= scores.shape[1]:
-        return atoms, residual.new_full((len(residual),), -torch.inf)
-    bound = top.values.amin(dim=1).to(residual)
-    if dictionary.rounding == 0:
-        return atoms, bound
-    rounded = coarse.to(residual)
-    length = rounded.norm(dim=1)
-    longest = dictionary.lengths.max()
-    bound = bound * (1 + _SCORE_ROUNDING) + _RESCORE_ROUNDING * longest * length
-    return atoms, bound + dictionary.rounding * length + longest * (residual - rounded).norm(dim=1)
+
+    def __init__(self, dictionary: Dictionary, count: int, size: int) -> None:
+        atoms, width = dictionary.rows.shape
+        self._dictionary = dictionary
+        self._complete = size >= atoms
+        size = min(size, atoms)
+        # Written anew by every product: fresh pages for each would take longer than the product itself.
+        self._products = dictionary.coarse.new_empty((count, atoms))
+        self.rows = dictionary.rows.new_empty((count, size, width))
+        self.atoms = dictionary.first.new_empty((count, size))
+
+    def renew(self, residual: Tensor) -> None:
+        """Fill the list for residuals ``(B, D)``."""
+        dictionary, size = self._dictionary, self.atoms.shape[1]
+        coarse = residual.to(dictionary.coarse.dtype)
+        torch.mm(coarse, dictionary.coarse.T, out=self._products).abs_()
+        top = self._products.topk(size, dim=1, sorted=False)
+        self.atoms = dictionary.first[top.indices].sort(dim=1).values
+        torch.index_select(dictionary.rows, 0, self.atoms.flatten(), out=self.rows.flatten(0, 1))
+        self.scores = torch.bmm(self.rows, residual[:, :, None])[:, :, 0]
+        self.bound = top.values.amin(dim=1).to(residual)
+        if self._complete:
+            self.bound = torch.full_like(self.bound, -torch.inf)
+        elif dictionary.rounding:
+            rounded = coarse.to(residual)
+            length, longest = rounded.norm(dim=1), dictionary.lengths.max()
+            self.bound = self.bound * (1 + _SCORE_ROUNDING) + _RESCORE_ROUNDING * longest * length
+            self.bound += dictionary.rounding * length + longest * (residual - rounded).norm(dim=1)
 
 
 def _pursue(targets: Tensor, dictionary: Dictionary, k: int, tolerance: float) -> tuple[Tensor, Tensor]:
@@ -233,13 +276,13 @@ def _pursue(targets: Tensor, dictionary: Dictionary, k: int, tolerance: float) -
     indices = torch.full((count, k), -1, dtype=torch.int64, device=targets.device)
     active = residual.norm(dim=1) > limit
     doubtful = torch.zeros_like(active)
+    shortlist = _Shortlist(dictionary, count, _EXACT_SHORTLIST)
     for step in range(k):
-        shortlist, bound = _shortlist(residual, dictionary, _EXACT_SHORTLIST)
-        rows = dictionary.rows[shortlist]
-        score, place = torch.bmm(rows, residual[:, :, None])[:, :, 0].abs().max(dim=1)
-        doubtful |= active & (score < bound)
-        best = shortlist[order, place]
-        direction = _orthogonal(rows[order, place][:, None], basis[:, :step])[:, 0]
+        shortlist.renew(residual)
+        score, place = shortlist.scores.abs().max(dim=1)
+        doubtful |= active & (score < shortlist.bound)
+        best = shortlist.atoms[order, place]
+        direction = _orthogonal(shortlist.rows[order, place][:, None], basis[:, :step])[:, 0]
         length = direction.norm(dim=1)
         active = active & (length > _DEPENDENT * dictionary.lengths[best])
         direction = torch.where(active, 1 / length, 0)[:, None] * direction
@@ -272,15 +315,15 @@ def _pursue_screened(
     active = residual.norm(dim=1) > limit
     proven = torch.zeros_like(order)
     longest = dictionary.lengths.max()
+    shortlist = _Shortlist(dictionary, count, _SCREENED_SHORTLIST)
     for step, taken in _stages(k):
-        shortlist, bound = _shortlist(residual, dictionary, _SCREENED_SHORTLIST)
-        rows = dictionary.rows[shortlist]
+        shortlist.renew(residual)
+        rows, scores = shortlist.rows, shortlist.scores
         overlap = torch.bmm(rows, basis[:, :step].mT)
         # Gram matrix and scores of the shortlist's parts outside the basis; the residual has none in it.
         gram = torch.baddbmm(torch.bmm(rows, rows.mT), overlap, overlap.mT, alpha=-1)
-        scores = torch.bmm(rows, residual[:, :, None])[:, :, 0]
         left = gram.diagonal(dim1=1, dim2=2).clone()
-        least = _NEARLY_DEPENDENT**2 * dictionary.lengths[shortlist] ** 2
+        least = _NEARLY_DEPENDENT**2 * dictionary.lengths[shortlist.atoms] ** 2
         factor = targets.new_zeros((count, taken, rows.shape[1]))
         places = torch.zeros((count, taken), dtype=torch.int64, device=targets.device)
         started = residual.norm(dim=1)
@@ -291,7 +334,7 @@ def _pursue_screened(
             active = active & (score > 0) & (energy.clamp(min=0).sqrt() > limit)
             # No score moves by more than the residual does.
             moved = (started**2 - energy).clamp(min=0).sqrt()
-            proven += active & (score >= bound + longest * moved)
+            proven += active & (score >= shortlist.bound + longest * moved)
             column = gram[order, place]
             if turn:
                 pivots = factor[order, :turn, place]
@@ -304,7 +347,7 @@ def _pursue_screened(
             energy = energy - gain**2
             factor[:, turn] = column
             places[:, turn] = place
-            indices[:, step + turn] = torch.where(active, shortlist[order, place], -1)
+            indices[:, step + turn] = torch.where(active, shortlist.atoms[order, place], -1)
         chosen = rows[order[:, None], places] * (indices[:, step : step + taken] >= 0)[:, :, None]
         basis[:, step : step + taken] = _orthonormal(_orthogonal(chosen, basis[:, :step]))
         fresh = basis[:, step : step + taken]
@@ -339,7 +382,7 @@ def _fit(targets: Tensor, dictionary: Dictionary, indices: Tensor, proven: Tenso
     count = len(targets)
     targets, places = _pad(targets).to(torch.float64), _pad(indices + 1) - 1
     taken = places >= 0
-    chosen = dictionary.rows[places.clamp(min=0)].to(torch.float64) * taken[:, :, None]
+    chosen = dictionary.rows[places.clamp(min=0)].mul_(taken[:, :, None]).to(torch.float64)
     gram = chosen @ chosen.mT + torch.diag_embed((~taken).to(torch.float64))
     right = chosen @ targets[:, :, None]
     coefs = torch.cholesky_solve(right, torch.linalg.cholesky(gram))[:, :, 0]
