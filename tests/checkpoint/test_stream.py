@@ -70,7 +70,7 @@ def test_a_call_that_copies_a_part_is_called_again(source, monkeypatch):
 
 
 def test_progress_is_told_piece_by_piece(source, monkeypatch):
-    monkeypatch.setattr(stream, "PIECE", 1000)
+    monkeypatch.setattr(stream, "_PIECE", 1000)
     assert copy(source, 0, 3500)[1] == [1000, 1000, 1000, 500]
 
 
@@ -97,7 +97,7 @@ def tensor_at(path: Path, start: int, end: int) -> TensorRef:
 
 @pytest.mark.parametrize(("start", "end"), [(0, 0), (0, 1), (10, 30), (5, len(DATA))])
 def test_a_hash_is_that_of_the_bytes_as_a_whole(start, end, source, monkeypatch):
-    monkeypatch.setattr(stream, "_BUFFER", 16)
+    monkeypatch.setattr(stream, "BUFFER", 16)
     assert hash_tensor(tensor_at(source, start, end)) == hashlib.sha256(DATA[start:end]).hexdigest()
 
 

@@ -169,8 +169,8 @@ def test_progress_counts_every_byte_written(tmp_path, stage):
 
 
 def test_progress_of_a_large_tensor_comes_in_pieces(tmp_path, stage, monkeypatch):
-    monkeypatch.setattr(writer, "PIECE", 100)
-    monkeypatch.setattr(stream, "PIECE", 100)
+    monkeypatch.setattr(writer, "BUFFER", 100)
+    monkeypatch.setattr(stream, "_PIECE", 100)
     base = make_single(tmp_path / "base")
     new = rows(50, torch.bfloat16)
     steps: list[int] = []

@@ -301,12 +301,16 @@ class TestScreened:
         assert screened.residual.mean() < 1.04 * exact.residual.mean()
         assert screened.n_active.equal(exact.n_active)
 
-    def test_it_is_exact_when_every_atom_is_on_the_shortlist(self):
+    def test_it_is_exact_when_every_atom_is_on_the_shortlist(self, product_dtype):
         atoms, targets = random(1, 60, 32), random(2, 20, 32)
         exact, screened = omp(targets, atoms, 12), omp(targets, atoms, 12, mode="screened")
-        assert screened.indices.equal(exact.indices)
-        torch.testing.assert_close(screened.coefs, exact.coefs, rtol=1e-5, atol=1e-6)
         assert screened.proven.equal(screened.n_active)
+        if product_dtype is torch.float32:
+            assert screened.indices.equal(exact.indices)
+            torch.testing.assert_close(screened.coefs, exact.coefs, rtol=1e-5, atol=1e-6)
+        else:
+            # Atoms as good as each other up to bfloat16 may change places.
+            torch.testing.assert_close(screened.residual, exact.residual, rtol=0.02, atol=0)
 
     def test_the_first_atom_after_a_product_is_proven_and_later_ones_seldom_are(self):
         result = omp(random(2, 100, 128), random(1, 4000, 128), 24, mode="screened")
@@ -326,7 +330,9 @@ class TestScreened:
         targets = unit(atoms)[support].sum(dim=1)
         result = omp(targets, atoms, 10, mode="screened", tolerance=1e-3)
         assert [sorted(row[:3]) for row in result.indices.tolist()] == [[5, 40, 99], [0, 61, 119]]
-        assert result.n_active.tolist() == [3, 3]
+        # A row looks at its true residual at every product, so it may take a few atoms that it does not need.
+        assert result.n_active.max() <= 5
+        assert result.coefs[:, 3:].abs().max() < 1e-5
 
     def test_no_atom_is_taken_twice_and_equal_atoms_count_as_one(self):
         once = random(8, 100, 24)

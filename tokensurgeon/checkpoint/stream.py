@@ -16,14 +16,16 @@ from tokensurgeon.console import Advance, no_progress
 REFUSALS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 """What a file system answers when it cannot do a thing this way; another way may do."""
 
-PIECE = 1 << 26
-_BUFFER = 1 << 20
+BUFFER = 1 << 20
+"""Bytes that pass through this process at a time; they stay in the processor's cache."""
+
+_PIECE = 1 << 26
 _MAX_THREADS = 8
 _Hashed = TypeVar("_Hashed")
 _WAYS: tuple[Callable[[int, int, int, int], int], ...] = (
     lambda source, sink, start, count: os.copy_file_range(source, sink, count, start),
     lambda source, sink, start, count: os.sendfile(sink, source, start, count),
-    lambda source, sink, start, count: os.write(sink, os.pread(source, min(count, _BUFFER), start)),
+    lambda source, sink, start, count: os.write(sink, os.pread(source, min(count, BUFFER), start)),
 )
 
 
@@ -44,7 +46,7 @@ def copy_range(
     """
     sink.flush()
     while count:
-        copied = _copy_piece(source.fileno(), sink.fileno(), start, min(count, PIECE))
+        copied = _copy_piece(source.fileno(), sink.fileno(), start, min(count, _PIECE))
         if not copied:
             raise OSError(errno.EIO, "file shrank while it was copied", source.name)
         advance(copied)
@@ -109,7 +111,7 @@ def hash_tensor(ref: TensorRef) -> str:
     """
     digest = hashlib.sha256()
     left = ref.nbytes
-    buffer = memoryview(bytearray(min(left, _BUFFER)))
+    buffer = memoryview(bytearray(min(left, BUFFER)))
     with ref.path.open("rb", buffering=0) as file:
         file.seek(ref.start)
         while left:

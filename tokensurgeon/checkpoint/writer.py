@@ -25,7 +25,7 @@ from torch import Tensor
 from tokensurgeon.checkpoint.configs import dump_config
 from tokensurgeon.checkpoint.index import INDEX_NAME, CheckpointIndex, Shard, TensorRef
 from tokensurgeon.checkpoint.reader import raw_bytes
-from tokensurgeon.checkpoint.stream import PIECE, REFUSALS, copy_range, hash_tensor, worker_threads
+from tokensurgeon.checkpoint.stream import BUFFER, REFUSALS, copy_range, hash_tensor, worker_threads
 from tokensurgeon.console import Advance, no_progress
 from tokensurgeon.errors import PolicyError, ResourceError
 
@@ -256,8 +256,8 @@ def _rebuild(shard: Shard, replaced: Mapping[str, Tensor], path: Path, advance: 
         for ref in shard.tensors:
             if ref.name in replaced:
                 data = raw_bytes(replaced[ref.name])
-                for start in range(0, len(data), PIECE):
-                    advance(sink.write(data[start : start + PIECE]))
+                for start in range(0, len(data), BUFFER):
+                    advance(sink.write(data[start : start + BUFFER]))
             else:
                 copy_range(source, sink, ref.start, ref.nbytes, advance)
 

@@ -22,7 +22,8 @@ class Agreement:
         residual: Their mean residual as made.
         exact_residual: Their mean residual when solved exactly.
         shared_anchors: Mean share of the exact anchors that were taken as well, 0 to 1.
-        proven: Share of all choices, over all tokens, that were proven to be the best at the time, 0 to 1.
+        proven: Share of all choices, over all tokens, at which no anchor off the solver's shortlist could
+            have been better, 0 to 1.
     """
 
     sample: int
@@ -42,7 +43,8 @@ class InitRows:
             the rows are no combination.
         coefs: ``(B, k)`` float32 coefficients of the sources.
         residual: ``(B,)`` float32, share of the donor row that the combination misses; None if unknown.
-        proven: ``(B,)`` int64, sources proven to be the best choice when they were chosen; None if unknown.
+        proven: ``(B,)`` int64, sources chosen when none off the solver's shortlist could have been better;
+            None if unknown.
         solver: How the rows were solved for, such as ``exact``; empty where there is nothing to solve.
         agreement: A comparison with the exact solver; None for exact rows.
     """

@@ -214,7 +214,8 @@ class Solver(_Part):
         residual: Their mean residual as made.
         exact_residual: Their mean residual when solved exactly.
         shared_anchors: Mean share of the exact anchors that were taken as well, 0 to 1.
-        proven: Share of all anchor choices that were proven to be the best at the time, 0 to 1.
+        proven: Share of all choices, over all tokens, at which no anchor off the solver's shortlist could
+            have been better, 0 to 1.
     """
 
     mode: str

@@ -14,7 +14,8 @@ shortlist are scored again in float32. Two modes share this:
     shortlists could have won; the others, a few in a thousand, are solved again with float32 products.
 ``screened``
     A product every few steps. In between, atoms are taken from the shortlist alone, by a pivoted Cholesky
-    factorisation of its Gram matrix, so that the atoms themselves are read once a product.
+    factorisation of its Gram matrix, so that the atoms themselves are read once a product. Basis and residual
+    are kept in float32, so what the fast dtype blurs between two products does not add up.
 """
 
 from __future__ import annotations
@@ -34,14 +35,17 @@ Mode = Literal["exact", "screened"]
 # An atom whose part orthogonal to the atoms already taken is smaller than this, relative to its norm, adds
 # nothing a float32 selection can tell from rounding. Screened steps see squares and need a wider margin.
 _DEPENDENT = 1e-4
-_NEARLY_DEPENDENT = 0.03
+_NEARLY_DEPENDENT = 0.1
 
 # Shortlist sizes, and how many atoms are taken from each successive shortlist; the last number repeats.
 # Early atoms change the residual most. On SmolLM2 and Gemma 3 (d 576 and 640, k 64) this leaves a residual
-# 0.2 to 0.5 % above exact's; scripts/bench_omp.py measures it.
+# 0.4 to 0.6 % above exact's; scripts/bench_omp.py measures it.
 _EXACT_SHORTLIST = 24
 _SCREENED_SHORTLIST = 64
-_TAKEN = (1, 2, 3, 4, 6)
+_TAKEN = (2, 3, 5, 6)
+
+# Columns of a large product that are looked at together.
+_GROUP = 16
 
 # Libraries switch to other kernels, which round differently, for products with few rows.
 _ROWS_MULTIPLE = 64
@@ -61,8 +65,8 @@ class OmpResult:
         coefs: ``(B, k)`` float32, least-squares coefficients on the atoms as given, 0 where there are fewer.
         residual: ``(B,)`` float32, norm of what is left relative to the target's norm; 0 for a zero target.
         n_active: ``(B,)`` int64, atoms taken.
-        proven: ``(B,)`` int64, how many of them were proven to be the best of all atoms when they were
-            taken; all of them in exact mode.
+        proven: ``(B,)`` int64, how many of them were taken when no atom off the shortlist could have been
+            better; all of them in exact mode.
     """
 
     indices: Tensor
@@ -223,7 +227,7 @@ def _pad(rows: Tensor) -> Tensor:
 
 
 class _Shortlist:
-    """Finds the atoms that may be the best for a residual.
+    """Finds the atoms that may be the best for a residual, by one large product.
 
     Args:
         dictionary: The atoms.
@@ -232,38 +236,61 @@ class _Shortlist:
 
     Attributes:
         atoms: ``(B, M)`` int64, in rising order, so that the first of several best has the lowest index.
-        rows: ``(B, M, D)`` float32.
-        scores: ``(B, M)`` float32, inner products of the rows with the residual.
+        scores: ``(B, M)`` float32, inner products with the residual as the large product has them.
         bound: ``(B,)`` float32, no other atom has a larger absolute score; -inf when there are no others.
+        error: ``(B,)`` float32, by how much ``scores`` may be off.
     """
 
     def __init__(self, dictionary: Dictionary, count: int, size: int) -> None:
-        atoms, width = dictionary.rows.shape
+        atoms = len(dictionary.rows)
         self._dictionary = dictionary
-        self._complete = size >= atoms
-        size = min(size, atoms)
+        self._size = min(size, atoms)
         # Written anew by every product: fresh pages for each would take longer than the product itself.
         self._products = dictionary.coarse.new_empty((count, atoms))
-        self.rows = dictionary.rows.new_empty((count, size, width))
-        self.atoms = dictionary.first.new_empty((count, size))
 
     def renew(self, residual: Tensor) -> None:
         """Fill the list for residuals ``(B, D)``."""
-        dictionary, size = self._dictionary, self.atoms.shape[1]
+        dictionary = self._dictionary
         coarse = residual.to(dictionary.coarse.dtype)
-        torch.mm(coarse, dictionary.coarse.T, out=self._products).abs_()
-        top = self._products.topk(size, dim=1, sorted=False)
-        self.atoms = dictionary.first[top.indices].sort(dim=1).values
-        torch.index_select(dictionary.rows, 0, self.atoms.flatten(), out=self.rows.flatten(0, 1))
-        self.scores = torch.bmm(self.rows, residual[:, :, None])[:, :, 0]
-        self.bound = top.values.amin(dim=1).to(residual)
-        if self._complete:
-            self.bound = torch.full_like(self.bound, -torch.inf)
-        elif dictionary.rounding:
-            rounded = coarse.to(residual)
-            length, longest = rounded.norm(dim=1), dictionary.lengths.max()
-            self.bound = self.bound * (1 + _SCORE_ROUNDING) + _RESCORE_ROUNDING * longest * length
-            self.bound += dictionary.rounding * length + longest * (residual - rounded).norm(dim=1)
+        torch.mm(coarse, dictionary.coarse.T, out=self._products)
+        values, places = self._largest()
+        self.atoms, order = dictionary.first[places].sort(dim=1)
+        self.scores = values.to(residual.dtype).gather(1, order)
+        rounded = coarse.to(residual)
+        length, longest = rounded.norm(dim=1), dictionary.lengths.max()
+        threshold = self.scores.abs().amin(dim=1)
+        self.error = dictionary.rounding * length + longest * (residual - rounded).norm(dim=1)
+        if dictionary.rounding:
+            self.error = self.error + _SCORE_ROUNDING * threshold + _RESCORE_ROUNDING * longest * length
+        complete = self._size == len(dictionary.rows)
+        self.bound = torch.full_like(threshold, -torch.inf) if complete else threshold + self.error
+
+    def _largest(self) -> tuple[Tensor, Tensor]:
+        """The products that are largest in size ``(B, M)``, and their columns.
+
+        Whatever is among the M largest lies in one of the M groups of columns with the largest member, so
+        most columns are only read.
+        """
+        columns = self._products.shape[1]
+        groups = columns // _GROUP
+        if groups <= self._size:
+            places = self._products.abs().topk(self._size, dim=1, sorted=False).indices
+            return self._products.gather(1, places), places
+        grouped = self._products[:, : groups * _GROUP].unflatten(1, (_GROUP, groups))
+        peaks = torch.maximum(grouped.amax(dim=1), -grouped.amin(dim=1))
+        chosen = peaks.topk(self._size, dim=1, sorted=False).indices
+        starts = torch.arange(0, groups * _GROUP, groups, device=chosen.device)
+        rest = torch.arange(groups * _GROUP, columns, device=chosen.device).expand(len(chosen), -1)
+        candidates = torch.cat([(chosen[:, None] + starts[:, None]).flatten(1), rest], dim=1)
+        values = self._products.gather(1, candidates)
+        top = values.abs().topk(self._size, dim=1, sorted=False).indices
+        return values.gather(1, top), candidates.gather(1, top)
+
+
+def _gather(table: Tensor, places: Tensor, out: Tensor) -> Tensor:
+    """``table[places]``, written into ``out``."""
+    torch.index_select(table, 0, places.flatten(), out=out.flatten(0, 1))
+    return out
 
 
 def _pursue(targets: Tensor, dictionary: Dictionary, k: int, tolerance: float) -> tuple[Tensor, Tensor]:
@@ -277,12 +304,14 @@ def _pursue(targets: Tensor, dictionary: Dictionary, k: int, tolerance: float) -
     active = residual.norm(dim=1) > limit
     doubtful = torch.zeros_like(active)
     shortlist = _Shortlist(dictionary, count, _EXACT_SHORTLIST)
+    rows = targets.new_empty((count, min(_EXACT_SHORTLIST, len(dictionary.rows)), width))
     for step in range(k):
         shortlist.renew(residual)
-        score, place = shortlist.scores.abs().max(dim=1)
+        _gather(dictionary.rows, shortlist.atoms, out=rows)
+        score, place = torch.bmm(rows, residual[:, :, None])[:, :, 0].abs().max(dim=1)
         doubtful |= active & (score < shortlist.bound)
         best = shortlist.atoms[order, place]
-        direction = _orthogonal(shortlist.rows[order, place][:, None], basis[:, :step])[:, 0]
+        direction = _orthogonal(rows[order, place][:, None], basis[:, :step])[:, 0]
         length = direction.norm(dim=1)
         active = active & (length > _DEPENDENT * dictionary.lengths[best])
         direction = torch.where(active, 1 / length, 0)[:, None] * direction
@@ -305,36 +334,37 @@ def _orthogonal(rows: Tensor, basis: Tensor) -> Tensor:
 def _pursue_screened(
     targets: Tensor, dictionary: Dictionary, k: int, tolerance: float
 ) -> tuple[Tensor, Tensor]:
-    """Atoms of each target ``(B, k)``, -1 where none was taken, and how many were proven to be the best."""
+    """Atoms of each target ``(B, k)``, -1 where none was taken, and at how many none off the list was better."""
     count, width = targets.shape
     order = torch.arange(count, device=targets.device)
     residual = targets.clone()
     limit = tolerance * targets.norm(dim=1)
     basis = targets.new_zeros((count, k, width))
+    coarse_basis = torch.zeros_like(basis, dtype=dictionary.coarse.dtype)
     indices = torch.full((count, k), -1, dtype=torch.int64, device=targets.device)
     active = residual.norm(dim=1) > limit
     proven = torch.zeros_like(order)
     longest = dictionary.lengths.max()
     shortlist = _Shortlist(dictionary, count, _SCREENED_SHORTLIST)
+    rows = coarse_basis.new_empty((count, min(_SCREENED_SHORTLIST, len(dictionary.rows)), width))
     for step, taken in _stages(k):
         shortlist.renew(residual)
-        rows, scores = shortlist.rows, shortlist.scores
-        overlap = torch.bmm(rows, basis[:, :step].mT)
-        # Gram matrix and scores of the shortlist's parts outside the basis; the residual has none in it.
-        gram = torch.baddbmm(torch.bmm(rows, rows.mT), overlap, overlap.mT, alpha=-1)
+        _gather(dictionary.coarse, shortlist.atoms, out=rows)
+        scores = shortlist.scores
+        # Gram matrix of the listed atoms' parts outside the basis; the residual has no part inside.
+        overlap = torch.bmm(rows, coarse_basis[:, :step].mT).to(targets)
+        gram = torch.baddbmm(torch.bmm(rows, rows.mT).to(targets), overlap, overlap.mT, alpha=-1)
         left = gram.diagonal(dim1=1, dim2=2).clone()
         least = _NEARLY_DEPENDENT**2 * dictionary.lengths[shortlist.atoms] ** 2
         factor = targets.new_zeros((count, taken, rows.shape[1]))
-        places = torch.zeros((count, taken), dtype=torch.int64, device=targets.device)
         started = residual.norm(dim=1)
         energy = started**2
         for turn in range(taken):
-            ranking = torch.where(left > least, scores.abs(), -1)
-            score, place = ranking.max(dim=1)
+            score, place = torch.where(left > least, scores.abs(), -1).max(dim=1)
             active = active & (score > 0) & (energy.clamp(min=0).sqrt() > limit)
-            # No score moves by more than the residual does.
-            moved = (started**2 - energy).clamp(min=0).sqrt()
-            proven += active & (score >= shortlist.bound + longest * moved)
+            # No score moves by more than the residual does, of which this is an estimate.
+            moved = 1.1 * (started**2 - energy).clamp(min=0).sqrt()
+            proven += active & (score - shortlist.error >= shortlist.bound + longest * moved)
             column = gram[order, place]
             if turn:
                 pivots = factor[order, :turn, place]
@@ -346,11 +376,12 @@ def _pursue_screened(
             left = left - column**2
             energy = energy - gain**2
             factor[:, turn] = column
-            places[:, turn] = place
             indices[:, step + turn] = torch.where(active, shortlist.atoms[order, place], -1)
-        chosen = rows[order[:, None], places] * (indices[:, step : step + taken] >= 0)[:, :, None]
-        basis[:, step : step + taken] = _orthonormal(_orthogonal(chosen, basis[:, :step]))
-        fresh = basis[:, step : step + taken]
+        chosen = indices[:, step : step + taken]
+        fresh = dictionary.rows[chosen.clamp(min=0)] * (chosen >= 0)[:, :, None]
+        fresh = _orthonormal(_orthogonal(fresh, basis[:, :step]))
+        basis[:, step : step + taken] = fresh
+        coarse_basis[:, step : step + taken] = fresh
         residual = residual - torch.bmm(torch.bmm(residual[:, None], fresh.mT), fresh)[:, 0]
         active = active & (residual.norm(dim=1) > limit)
     return indices, proven
@@ -379,8 +410,16 @@ def _orthonormal(rows: Tensor) -> Tensor:
 
 def _fit(targets: Tensor, dictionary: Dictionary, indices: Tensor, proven: Tensor) -> OmpResult:
     """Least squares on the selected atoms, in float64 by Cholesky of their Gram matrix."""
-    count = len(targets)
-    targets, places = _pad(targets).to(torch.float64), _pad(indices + 1) - 1
+    padded, places = _pad(targets), _pad(indices + 1) - 1
+    # Few rows at a time: the matrices of many leave the cache, and their memory is not used again.
+    pieces = zip(padded.split(_ROWS_MULTIPLE), places.split(_ROWS_MULTIPLE), strict=True)
+    solved = [_least_squares(piece.to(torch.float64), dictionary, place) for piece, place in pieces]
+    coefs, residual = (torch.cat(parts)[: len(targets)] for parts in zip(*solved, strict=True))
+    return OmpResult(indices, coefs, residual, (indices >= 0).sum(dim=1), proven)
+
+
+def _least_squares(targets: Tensor, dictionary: Dictionary, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients ``(B, k)`` and relative residuals ``(B,)`` in float32."""
     taken = places >= 0
     chosen = dictionary.rows[places.clamp(min=0)].mul_(taken[:, :, None]).to(torch.float64)
     gram = chosen @ chosen.mT + torch.diag_embed((~taken).to(torch.float64))
@@ -390,10 +429,4 @@ def _fit(targets: Tensor, dictionary: Dictionary, indices: Tensor, proven: Tenso
     size = targets.norm(dim=1)
     residual = torch.where(size > 0, left.norm(dim=1) / size.clamp(min=torch.finfo(torch.float64).tiny), 0)
     coefs = coefs * taken / dictionary.divisors[places.clamp(min=0)]
-    return OmpResult(
-        indices,
-        coefs[:count].to(torch.float32),
-        residual[:count].to(torch.float32),
-        taken[:count].sum(dim=1),
-        proven,
-    )
+    return coefs.to(torch.float32), residual.to(torch.float32)
