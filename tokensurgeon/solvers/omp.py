@@ -334,7 +334,7 @@ def _orthogonal(rows: Tensor, basis: Tensor) -> Tensor:
 def _pursue_screened(
     targets: Tensor, dictionary: Dictionary, k: int, tolerance: float
 ) -> tuple[Tensor, Tensor]:
-    """Atoms of each target ``(B, k)``, -1 where none was taken, and at how many none off the list was better."""
+    """Atoms of each target ``(B, k)``, -1 where none was taken, and how many none off the list could beat."""
     count, width = targets.shape
     order = torch.arange(count, device=targets.device)
     residual = targets.clone()
