@@ -175,7 +175,9 @@ class MethodContext:
     @cached_property
     def base_mean(self) -> Tensor:
         """``(d_base,)`` float32 mean row of the base's own tokens."""
-        return self.base_used.mean(dim=0, dtype=torch.float64).to(torch.float32)
+        parts = (self.base_rows[ids].to(torch.float64).sum(dim=0) for ids in self.base_ids.split(8192))
+        total = torch.stack(list(parts)).sum(dim=0)
+        return (total / len(self.base_ids)).to(self.device, torch.float32)
 
     def base_anchors(self) -> Tensor:
         """``(A, d_base)`` float32 anchor rows in the base's space."""
