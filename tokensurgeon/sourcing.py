@@ -98,17 +98,7 @@ def assign_methods(
     unserved = set(plan.unserved) - mapped
     if donor_rows is not None:
         unserved |= {index for index in ids if index >= len(donor_rows) and index not in mapped}
-        served = torch.tensor([i for i in ids if i not in mapped and i not in unserved], dtype=torch.int64)
-        rows = donor_rows[served].float()
-        bad = served[infinite_rows(rows)]
-        if len(bad):
-            raise InputError(
-                f"{len(bad)} donor rows are not finite, such as that of token {int(bad[0])}",
-                "finite rows",
-                "repair the donor, or choose a method without one",
-            )
-        # A donor that never learnt a token has nothing to say about it.
-        unserved |= set(served[near_zero_rows(rows) | near_copies(rows)].tolist())
+        unserved |= _find_untrained(donor_rows, [i for i in ids if i not in mapped and i not in unserved])
     recipe = plan.recipe
     spell = recipe.method if isinstance(recipe.method, PiecesParams) else PiecesParams()
     for label, params, group in (
@@ -118,3 +108,17 @@ def assign_methods(
     ):
         if group:
             yield label, params, group
+
+
+def _find_untrained(donor_rows: Tensor, ids: list[int]) -> set[int]:
+    """Target ids that the donor never learnt: it has nothing to say about them."""
+    served = torch.tensor(ids, dtype=torch.int64)
+    rows = donor_rows[served].float()
+    bad = served[infinite_rows(rows)]
+    if len(bad):
+        raise InputError(
+            f"{len(bad)} donor rows are not finite, such as that of token {int(bad[0])}",
+            "finite rows",
+            "repair the donor, or choose a method without one",
+        )
+    return set(served[near_zero_rows(rows) | near_copies(rows)].tolist())
