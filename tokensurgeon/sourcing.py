@@ -58,7 +58,8 @@ def choose_anchors(
     rules = {*plan.recipe.anchors.exclude, "not finite"}
     excluded: dict[str, list[int]] = {}
     keep = torch.ones(len(targets), dtype=torch.bool)
-    for side, rows in (("target", donor_rows[targets].float()), ("base", base_rows[bases].float())):
+    for side, table, ids in (("target", donor_rows, targets), ("base", base_rows, bases)):
+        rows = table[ids].float()
         for rule, find in (
             ("not finite", infinite_rows),
             ("near_zero", near_zero_rows),

@@ -139,8 +139,11 @@ def _is_tied(plan: Plan) -> bool:
     """Whether one set of rows serves both ends, be it stored once or as two equal copies."""
     embedding, head = plan.inputs.layout.embedding.ref, plan.inputs.layout.head.ref
     same = (embedding.dtype, embedding.shape) == (head.dtype, head.shape)
-    return plan.recipe.tie_policy == "drop-head" or (
-        same and torch.equal(map_tensor(embedding), map_tensor(head))
+    # Stored once, it need not be read to know.
+    return (
+        plan.recipe.tie_policy == "drop-head"
+        or embedding == head
+        or (same and torch.equal(map_tensor(embedding), map_tensor(head)))
     )
 
 

@@ -31,7 +31,10 @@ def infinite_rows(rows: Tensor) -> Tensor:
     Returns:
         ``(n,)`` bool.
     """
-    return ~torch.isfinite(rows).all(dim=1)
+    if not len(rows):
+        return torch.zeros(0, dtype=torch.bool, device=rows.device)
+    # In parts: looking takes a copy.
+    return torch.cat([~torch.isfinite(part).all(dim=1) for part in rows.split(8192)])
 
 
 def near_zero_rows(rows: Tensor) -> Tensor:
