@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class InitRows:
             the rows are no combination.
         coefs: ``(B, k)`` float32 coefficients of the sources.
         residual: ``(B,)`` float32, share of the donor row that the combination misses; None if unknown.
+        served: ``(B,)`` bool, tokens the method had something to say about; None for all. The next method of
+            the recipe's list makes the others.
         proven: ``(B,)`` int64, sources chosen when none off the solver's shortlist could have been better;
             None if unknown.
         solver: How the rows were solved for, such as ``exact``; empty where there is nothing to solve.
@@ -53,6 +55,7 @@ class InitRows:
     sources: Tensor | None = None
     coefs: Tensor | None = None
     residual: Tensor | None = None
+    served: Tensor | None = None
     proven: Tensor | None = None
     solver: str = ""
     agreement: Agreement | None = None
@@ -133,6 +136,94 @@ def collect(count: int, parts: Iterable[tuple[slice, InitRows]]) -> InitRows:
     return InitRows(**whole)
 
 
+class Segmentation(NamedTuple):
+    """A text as tokens.
+
+    Attributes:
+        ids: Token ids in order.
+        ends: For each the byte of the text it ends before.
+    """
+
+    ids: list[int]
+    ends: list[int]
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Ordinary tokens of both vocabularies as bytes, and texts as tokens. Special tokens are left out.
+
+    Attributes:
+        target: Bytes of each target token, by ascending id.
+        base: Bytes of each base token that has a row, by ascending id.
+        target_parts: The two target ids a target token is merged from; only for BPE.
+        base_parts: The base ids that spell a base token if it is not used itself, by ascending id; two or
+            more each, only for tokens that can be spelt so.
+        base_of: Base id of every target token that has a counterpart, anchor or not.
+        segment_target: Cuts a text into target tokens.
+        segment_base: Cuts a text into base tokens.
+    """
+
+    target: Mapping[int, bytes] = field(repr=False)
+    base: Mapping[int, bytes] = field(repr=False)
+    target_parts: Mapping[int, tuple[int, int]] = field(repr=False)
+    base_parts: Mapping[int, tuple[int, ...]] = field(repr=False)
+    base_of: Mapping[int, int] = field(repr=False)
+    segment_target: Callable[[str], Segmentation]
+    segment_base: Callable[[str], Segmentation]
+
+
+@dataclass(frozen=True)
+class WordVectors:
+    """Vectors of words.
+
+    Attributes:
+        words: The most frequent word first.
+        rows: ``(n, d)`` float32.
+    """
+
+    words: list[str]
+    rows: Tensor
+
+
+class Resources(Protocol):
+    """What a recipe brings besides the models; each is read when it is first asked for.
+
+    The registry says which of them a method needs, and the plan refuses a recipe that lacks one.
+    """
+
+    @property
+    def corpus(self) -> Sequence[str]:
+        """Lines of text in the target's language, none of them blank."""
+
+    @property
+    def parallel(self) -> Sequence[tuple[str, str]]:
+        """Pairs of lines that say the same, in the base's language and the target's."""
+
+    @property
+    def base_vectors(self) -> WordVectors | None:
+        """Vectors of words of the base's language."""
+
+    @property
+    def target_vectors(self) -> WordVectors | None:
+        """Vectors of words of the target's language."""
+
+    @property
+    def dictionary(self) -> Sequence[tuple[str, str]]:
+        """Words of the base's language and their translations."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """``(n, d)`` float32 unit vectors of texts, by a text encoder."""
+
+    def load_body(self) -> Any:  # noqa: ANN401 - a model of transformers, which is not imported here
+        """The base as a causal language model, in evaluation mode, float32."""
+
+    def load_hypernetwork(self) -> dict[str, Tensor] | None:
+        """Weights of a hypernetwork that was trained before, or None."""
+
+    def save_hypernetwork(self, weights: dict[str, Tensor]) -> None:
+        """Keep a hypernetwork for later runs."""
+
+
 @dataclass(frozen=True)
 class MethodContext:
     """Everything about one vocabulary tensor whose missing rows are wanted.
@@ -150,6 +241,9 @@ class MethodContext:
         device: Where to compute.
         batch_size: Tokens at a time.
         advance: Called with the number of tokens finished.
+        lexicon: Tokens as bytes and texts as tokens.
+        resources: What the recipe brings besides the models.
+        rope_thetas: Base frequencies of the rotary positions of base and donor.
         runner: Works through batches for methods whose tokens take long.
     """
 
@@ -165,6 +259,9 @@ class MethodContext:
     device: torch.device
     batch_size: int
     advance: Callable[[int], None]
+    lexicon: Lexicon
+    resources: Resources
+    rope_thetas: tuple[float, float] = (10_000.0, 10_000.0)
     runner: BatchRunner = run_batches
 
     @cached_property
@@ -178,6 +275,33 @@ class MethodContext:
         parts = (self.base_rows[ids].to(torch.float64).sum(dim=0) for ids in self.base_ids.split(8192))
         total = torch.stack(list(parts)).sum(dim=0)
         return (total / len(self.base_ids)).to(self.device, torch.float32)
+
+    def base(self, ids: Tensor) -> Tensor:
+        """Base rows.
+
+        Args:
+            ids: int64, any shape.
+
+        Returns:
+            ``(*ids.shape, d_base)`` float32.
+        """
+        return self.base_rows[ids.cpu()].to(self.device, torch.float32)
+
+    def combine(self, sources: Tensor, coefs: Tensor) -> InitRows:
+        """Combinations of base rows.
+
+        Args:
+            sources: ``(n, k)`` int64 base ids, -1 where there are fewer.
+            coefs: ``(n, k)`` float32, zero where there is no source.
+
+        Returns:
+            Their rows; those without any source are not served and get the mean row.
+        """
+        served = (sources >= 0).any(dim=1)
+        # A sum of products, not a matrix product, which rounds otherwise for a single row.
+        rows = (self.base(sources.clamp(min=0)) * coefs[:, :, None].to(self.device)).sum(dim=1)
+        rows = torch.where(served[:, None].to(self.device), rows, self.base_mean)
+        return InitRows(rows, sources, coefs, served=served)
 
     def base_anchors(self) -> Tensor:
         """``(A, d_base)`` float32 anchor rows in the base's space."""

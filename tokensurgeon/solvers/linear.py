@@ -1,0 +1,78 @@
+"""Linear maps between two spaces in which the same things have a row: ridge regression, rotation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+_BLOCK = 8192
+_RANK = 1e-10
+
+
+def ridge(features: Tensor, targets: Tensor, strength: float) -> Tensor:
+    """The map ``W`` that minimises ``|features W - targets|^2 + strength * mean variance * |W|^2``.
+
+    Sums are in float64. Directions that the features do not span are mapped to zero, so rank-deficient
+    features without any ridge have a finite answer, that of least norm.
+
+    Args:
+        features: ``(n, f)``; centre them first where an offset is wanted.
+        targets: ``(n, t)``.
+        strength: Not negative; in units of the mean of the features' squared entries, times ``n``.
+
+    Returns:
+        ``(f, t)`` float32.
+    """
+    gram, cross = products(features, targets)
+    values, vectors = torch.linalg.eigh(gram)
+    penalty = strength * values.clamp(min=0).mean()
+    kept = values > _RANK * values[-1]
+    damped = torch.where(kept, 1 / torch.where(kept, values + penalty, 1), 0)
+    return ((vectors * damped) @ (vectors.mT @ cross)).to(torch.float32)
+
+
+def rotation(features: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    """The rotation ``R`` that minimises ``|features R - targets|^2``, and the best factor on it.
+
+    P. Schönemann, "A generalized solution of the orthogonal Procrustes problem", 1966. Between spaces of
+    different width ``R`` has orthonormal rows or columns.
+
+    Args:
+        features: ``(n, f)``; centre them first.
+        targets: ``(n, t)``; centre them first.
+
+    Returns:
+        ``(f, t)`` float32, and the factor that minimises the same distance given ``R``.
+    """
+    gram, cross = products(features, targets)
+    left, values, right = torch.linalg.svd(cross, full_matrices=False)
+    turn = left @ right
+    # |features R|^2, which is |features|^2 only where R keeps all dimensions.
+    energy = float(((gram @ turn) * turn).sum())
+    return turn.to(torch.float32), float(values.sum()) / energy if energy > 0 else 1.0
+
+
+def products(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """``features' features`` and ``features' targets``, summed in float64.
+
+    Args:
+        features: ``(n, f)``.
+        targets: ``(n, t)``.
+
+    Returns:
+        ``(f, f)`` and ``(f, t)`` float64.
+    """
+    width = features.shape[1]
+    gram = torch.zeros((width, width), dtype=torch.float64, device=features.device)
+    cross = torch.zeros((width, targets.shape[1]), dtype=torch.float64, device=features.device)
+    for part, goal in _blocks(features, targets):
+        gram += part.mT @ part
+        cross += part.mT @ goal
+    return gram, cross
+
+
+def _blocks(features: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for part, goal in zip(features.split(_BLOCK), targets.split(_BLOCK), strict=True):
+        yield part.to(torch.float64), goal.to(torch.float64)
