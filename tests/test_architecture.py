@@ -19,10 +19,13 @@ ARROWS = {
     "console": set(),
     "notices": set(),
     "recipe": {"methods"},
+    "lexicon": {"vocab", "methods"},
+    "resources": {"recipe", "evaluation", "methods"},
     "vocab": set(),
     "checkpoint": {"vocab"},
     "solvers": set(),
-    "methods": {"solvers"},
+    "methods": {"solvers", "training"},
+    "training": {"solvers"},
     "evaluation": {"vocab", "device"},
     "report": set(),
     "device": set(),
@@ -30,12 +33,13 @@ ARROWS = {
     "plan": {"inputs", "device", "recipe", "vocab", "checkpoint", "methods"},
     "parallel": set(),
     "batches": {"parallel", "checkpoint", "methods"},
-    "sourcing": {"plan", "checkpoint", "methods"},
-    "surgery": {"plan", "sourcing", "device", "checkpoint", "methods", "batches", "solvers"},
+    "sourcing": {"plan", "checkpoint", "methods", "vocab"},
+    "surgery": {"plan", "sourcing", "device", "checkpoint", "methods", "batches", "solvers"}
+    | {"lexicon", "resources"},
     "quality": {"plan", "sourcing", "surgery", "checkpoint", "solvers", "report"},
     "evidence": {"plan", "surgery", "quality", "checkpoint", "vocab", "evaluation", "report"},
     "pipeline": {"plan", "surgery", "batches", "parallel", "evidence", "device", "recipe", "vocab"}
-    | {"checkpoint", "methods", "report"},
+    | {"resources", "checkpoint", "methods", "report"},
     "cli": {"pipeline", "plan", "device", "recipe", "vocab", "checkpoint", "methods", "solvers", "evaluation"}
     | {"report"},
 }

@@ -31,6 +31,8 @@ def told():
         device=torch.device("cpu"),
         batch_size=6,
         advance=lambda count: None,
+        lexicon=None,
+        resources=None,
     )
 
 
@@ -104,6 +106,15 @@ def test_a_changed_parameter_makes_kept_batches_useless(told, tmp_path):
     solved = []
     runner = Batches(Processes(), tmp_path).runner(OmpParams(k=63), told)
     runner(20, 6, counting(told, solved), told.advance)
+    assert len(solved) == 4
+
+
+def test_other_resources_make_kept_batches_useless(told, tmp_path):
+    run(Batches(Processes(), tmp_path, resources="one corpus"), told, [])
+    solved = []
+    run(Batches(Processes(), tmp_path, resources="another"), told, solved)
+    assert len(solved) == 4
+    run(Batches(Processes(), tmp_path, resources="another"), told, solved)
     assert len(solved) == 4
 
 

@@ -29,10 +29,12 @@ class Batches:
     Args:
         processes: Who takes part.
         work_dir: Where finished batches are kept; None keeps nothing.
+        resources: A digest of what methods read besides the models.
     """
 
-    def __init__(self, processes: Processes, work_dir: Path | None = None) -> None:
+    def __init__(self, processes: Processes, work_dir: Path | None = None, resources: str = "") -> None:
         self._processes = processes
+        self._resources = resources
         self._work_dir = work_dir
         self._used: set[Path] = set()
 
@@ -51,7 +53,7 @@ class Batches:
         """
         if self._work_dir is None:
             return _Rounds(self._processes, None)
-        folder = self._work_dir / _fingerprint(method, context)
+        folder = self._work_dir / _fingerprint(method, context, self._resources)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -119,7 +121,7 @@ def _to_cpu(part: InitRows) -> InitRows:
     return replace(part, **tensors)
 
 
-def _fingerprint(method: MethodParams, context: MethodContext) -> str:
+def _fingerprint(method: MethodParams, context: MethodContext, resources: str) -> str:
     """A digest of everything the rows of a batch depend on."""
     digest = hashlib.sha256()
     facts = {
@@ -130,6 +132,8 @@ def _fingerprint(method: MethodParams, context: MethodContext) -> str:
         "device": [context.device.type, torch.backends.cpu.get_cpu_capability()],
         "batch_size": context.batch_size,
         "pieces": context.pieces,
+        "rope": context.rope_thetas,
+        "resources": resources,
     }
     digest.update(json.dumps(facts, sort_keys=True).encode())
     for tensor in (

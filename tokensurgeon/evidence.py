@@ -162,7 +162,7 @@ def _origins(plan: Plan, main: NewTensor) -> list[r.OriginCount]:
 
 
 def _anchors(plan: Plan, main: NewTensor) -> r.AnchorSummary | None:
-    if plan.inputs.donor_layout is None:
+    if not plan.is_anchored:
         return None
     tokens = plan.match.target.tokens
     ruled_out = {index for ids in main.excluded.values() for index in ids}
@@ -191,7 +191,7 @@ def _specials(plan: Plan, main: NewTensor) -> list[r.SpecialToken]:
                 id=token.id,
                 roles=[role for role, index in target.roles.items() if index == token.id],
                 base_tokens=[base.tokens[i].text for i in source.embedding] if source else [],
-                decided_by=source.reason if source else f"method {made_by.get(token.id, plan.method.name)}",
+                decided_by=source.reason if source else f"method {made_by.get(token.id, plan.method_names)}",
             )
         )
     return rows
@@ -259,7 +259,8 @@ def _notices(plan: Plan, main: NewTensor, traits: r.TokenizerTraits) -> Iterable
     if traits.bos_base and not traits.bos_target and "bos" in match.target.roles:
         name = match.target.tokens[match.target.roles["bos"]].content
         yield Notice("TS019", f"put {name} in front yourself; without it the output rambles")
-    fallback = [i for i, name in _made_by(main).items() if name not in (plan.method.name, "map")]
+    asked = {"map", *(params.name for params in plan.recipe.methods("embedding"))}
+    fallback = [i for i, name in _made_by(main).items() if name not in asked]
     if fallback:
         names = [match.target.tokens[index].text for index in fallback[:3]]
         yield Notice("TS003", f"{len(fallback)} tokens, such as {names}")
@@ -267,7 +268,7 @@ def _notices(plan: Plan, main: NewTensor, traits: r.TokenizerTraits) -> Iterable
         yield Notice("TS004", f"{sum(c.side == 'target' for c in match.collisions)} byte strings")
     lost = _lost_markers(plan)
     if lost:
-        yield Notice("TS005", f"{', '.join(lost)}: rows made by {plan.method.name}")
+        yield Notice("TS005", f"{', '.join(lost)}: rows made by {plan.method_names}")
     if _case_folding(match.target) != _case_folding(match.base):
         yield Notice(
             "TS008", f"{traits.normalizer_base} in the base, {traits.normalizer_target} in the target"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from tokensurgeon.checkpoint.configs import read_config, refuse_remote_code
 from tokensurgeon.checkpoint.index import CheckpointIndex, find_weights, read_index
 from tokensurgeon.checkpoint.layout import Layout, find_layout, is_vocab_name
 from tokensurgeon.checkpoint.source import resolve_checkpoint
-from tokensurgeon.errors import PolicyError
+from tokensurgeon.errors import PolicyError, RecipeError
 from tokensurgeon.evaluation.texts import read_texts
-from tokensurgeon.methods.registry import find_method
+from tokensurgeon.methods.registry import EXTRAS, NEEDS, MethodInfo, find_method
 from tokensurgeon.recipe.schema import Recipe
+
+_EXAMPLES = "`tokensurgeon recipes` lists recipes with all of them"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,10 @@ def read_inputs(recipe: Recipe) -> Inputs:
         PolicyError: One of them brings code or pickles, or the output overlaps with one of them.
     """
     read_texts([Path(text) for text in recipe.report.texts], recipe.report.max_bytes)
-    needs_donor = "donor" in find_method(recipe.method.name).needs
+    methods = [find_method(params.name) for params in recipe.all_methods]
+    needs_donor = any("donor" in method.needs for method in methods)
+    for method in methods:
+        _refuse_unready(method, recipe)
     base = resolve_checkpoint(recipe.base.path, recipe.base.revision, "all")
     target = resolve_checkpoint(
         recipe.target.path,
@@ -83,6 +89,23 @@ def read_inputs(recipe: Recipe) -> Inputs:
             names = sorted({file for name, file in index["weight_map"].items() if is_vocab_name(name)})
         donor_layout = find_layout(read_index(donor, names), read_config(donor))
     return Inputs(base, target, donor, base_config, base_index, layout, donor_layout)
+
+
+def _refuse_unready(method: MethodInfo, recipe: Recipe) -> None:
+    """Refuse a method whose package or resources are missing, before anything is read."""
+    if method.extra and find_spec(EXTRAS[method.extra]) is None:
+        raise RecipeError(
+            f"method {method.name} needs {EXTRAS[method.extra]}, which is not installed",
+            next_step=f"pip install 'tokensurgeon[{method.extra}]'",
+        )
+    given = recipe.resources.model_dump()
+    for need in method.needs:
+        keys = [NEEDS[option] for option in need.split(" or ")]
+        asked = [key.removeprefix("resources.") for key in keys if key.startswith("resources.")]
+        if asked and not any(given[key] for key in asked):
+            raise RecipeError(
+                f"method {method.name} without {need}", f"{' or '.join(keys)} in the recipe", _EXAMPLES
+            )
 
 
 def _refuse_overlapping_paths(name: str, path: Path, others: dict[str, set[Path]]) -> None:

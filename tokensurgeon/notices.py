@@ -7,7 +7,7 @@ from dataclasses import dataclass
 TITLES = {
     "TS001": "numbers are cut differently; expect worse arithmetic",
     "TS002": "more than one BOS in front of a prompt",
-    "TS003": "target tokens have no usable donor row and were made by the fallback method",
+    "TS003": "target tokens that no method of the recipe serves were made by the fallback",
     "TS004": "several target tokens stand for the same bytes",
     "TS005": "a chat marker has no counterpart in the base",
     "TS006": "a config names a token that the target does not have",

@@ -25,7 +25,7 @@ from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.checkpoint.writer import free_bytes, refuse_existing, staged_directory, write_weights
 from tokensurgeon.console import logger, progress
-from tokensurgeon.device import available_memory
+from tokensurgeon.device import available_memory, find_device
 from tokensurgeon.errors import ResourceError, VerificationError
 from tokensurgeon.evidence import gather_evidence
 from tokensurgeon.methods.registry import find_method
@@ -36,6 +36,7 @@ from tokensurgeon.recipe.schema import Recipe
 from tokensurgeon.report.card import render_card
 from tokensurgeon.report.html import render_html
 from tokensurgeon.report.model import Report, TextScore
+from tokensurgeon.resources import FileResources
 from tokensurgeon.surgery import NewTensor, operate
 from tokensurgeon.vocab.probe import probe_chat, probe_ids
 
@@ -72,11 +73,14 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
         logger.info("Reading tokenizers and headers")
         plan = preflight(recipe, force)
         work_dir = recipe.runtime.work_dir
-        batches = Batches(processes, Path(work_dir).expanduser() if work_dir else None)
+        resources = find_resources(plan)
+        batches = Batches(
+            processes, Path(work_dir).expanduser() if work_dir else None, resources.digest if work_dir else ""
+        )
         if processes.is_main:
-            report = _produce(plan, batches, force)
+            report = _produce(plan, batches, resources, force)
         else:
-            operate(plan, batches)
+            operate(plan, batches, resources)
             report = None
         # Whoever is not the main process waits here for its report, or its error.
         report = processes.exchange(report)[0]
@@ -84,11 +88,11 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
     return Outcome(Path(recipe.output).expanduser(), report)
 
 
-def _produce(plan: Plan, batches: Batches, force: bool) -> Report:
+def _produce(plan: Plan, batches: Batches, resources: FileResources, force: bool) -> Report:
     recipe = plan.recipe
     with staged_directory(plan.output, force) as stage:
-        logger.info("Making %d rows with %s", len(plan.wanted), recipe.method.name)
-        tensors = operate(plan, batches)
+        logger.info("Making %d rows with %s", len(plan.wanted), plan.method_names)
+        tensors = operate(plan, batches, resources)
         _write(plan, tensors, stage)
         logger.info("Verifying")
         verification = verify_checkpoint(
@@ -122,6 +126,7 @@ def preflight(recipe: Recipe, force: bool) -> Plan:
     """
     refuse_existing(Path(recipe.output).expanduser().resolve(), force)
     plan = make_plan(recipe)
+    find_resources(plan).check()
     free = free_bytes(plan.output)
     if free < plan.bytes_to_write:
         raise ResourceError(
@@ -137,6 +142,20 @@ def preflight(recipe: Recipe, force: bool) -> Plan:
             "free memory, or lower runtime.memory_gb",
         )
     return plan
+
+
+def find_resources(plan: Plan) -> FileResources:
+    """What the recipe brings besides the models.
+
+    Args:
+        plan: The plan of a run.
+
+    Returns:
+        The resources; nothing is read yet.
+    """
+    recipe = plan.recipe
+    device = find_device(recipe.runtime.device)
+    return FileResources(recipe.resources, plan.inputs.base, device, recipe.trust_remote_code)
 
 
 def _write(plan: Plan, tensors: list[NewTensor], stage: Path) -> None:

@@ -23,7 +23,7 @@ from tokensurgeon.device import find_device
 from tokensurgeon.errors import InputError, PolicyError, RecipeError
 from tokensurgeon.inputs import Inputs, read_inputs
 from tokensurgeon.methods.params import Cost
-from tokensurgeon.methods.registry import MethodInfo, find_method
+from tokensurgeon.methods.registry import find_method
 from tokensurgeon.notices import Notice
 from tokensurgeon.recipe.schema import Recipe, RowMultiple
 from tokensurgeon.vocab.canonical import Kind
@@ -49,7 +49,7 @@ class Plan:
         match: Which target token is which base token.
         rows: Rows of the output.
         wanted: Target ids whose rows a method makes, ascending.
-        unserved: Those of ``wanted`` that the method cannot serve; the fallback does.
+        unserved: Those of ``wanted`` that the donor has no row for, and those that the user spelt out.
         pieces: For each of ``wanted`` its base pieces.
         anchors: Target id to base id of the matched tokens that may be anchors.
         excluded: Matched target ids that are no anchors, by reason.
@@ -81,9 +81,15 @@ class Plan:
         return Path(self.recipe.output).expanduser().resolve()
 
     @property
-    def method(self) -> MethodInfo:
-        """The method's line in the registry."""
-        return find_method(self.recipe.method.name)
+    def method_names(self) -> str:
+        """Names of the methods without the fallback; a slash stands between those of the two ends."""
+        chains = dict.fromkeys((self.recipe.methods("embedding"), self.recipe.methods("lm_head")))
+        return " / ".join(", ".join(params.name for params in chain) for chain in chains)
+
+    @property
+    def is_anchored(self) -> bool:
+        """Whether a method builds rows from anchors."""
+        return any(find_method(params.name).anchors for params in self.recipe.all_methods)
 
     def new_shape(self, tensor: VocabTensor) -> tuple[int, ...]:
         """Shape of a vocabulary tensor in the output."""
@@ -114,7 +120,14 @@ class Plan:
         layout = self.inputs.donor_layout or self.inputs.layout
         width = layout.embedding.ref.shape[1]
         device = find_device(self.recipe.runtime.device).type
-        return self.recipe.method.cost(len(self.wanted), len(self.anchors), width, device)
+        costs = [
+            params.cost(len(self.wanted), len(self.anchors), width, device)
+            for params in self.recipe.all_methods
+        ]
+        return Cost(
+            bytes_per_token=max(cost.bytes_per_token for cost in costs),
+            operations=max(cost.operations for cost in costs),
+        )
 
     @property
     def batch_size(self) -> int:
@@ -135,7 +148,8 @@ class Plan:
         embedding = self.inputs.layout.embedding.ref
         rows, width = embedding.shape
         total = _PROGRAM_BYTES + embedding.nbytes // rows * (rows + 2 * self.rows)
-        made = len(self.wanted) * (4 * width + 12 * getattr(self.recipe.method, "k", 1))
+        most = max(getattr(params, "k", 1) for params in self.recipe.all_methods)
+        made = len(self.wanted) * (4 * width + 12 * most)
         looking, solving = 0, made + min(self.batch_size, len(self.wanted)) * self.cost.bytes_per_token
         if self.inputs.donor_layout is not None:
             donor = self.inputs.donor_layout.embedding.ref
@@ -279,13 +293,14 @@ def _plan_anchors(
     recipe: Recipe, match: VocabMatch, inputs: Inputs
 ) -> tuple[dict[int, int], dict[str, list[int]]]:
     """Anchors as far as tokens alone can tell; rows are looked at when they are read."""
-    if inputs.donor_layout is None:
+    if not any(find_method(params.name).anchors for params in recipe.all_methods):
         return {}, {}
+    donor_rows = inputs.donor_layout.rows if inputs.donor_layout is not None else match.target.bound
     rules = set(recipe.anchors.exclude)
     anchors: dict[int, int] = {}
     excluded: dict[str, list[int]] = {}
     for index, source in match.sources.items():
-        if index >= inputs.donor_layout.rows or len(source.embedding) > 1:
+        if index >= donor_rows or len(source.embedding) > 1:
             continue
         reason = _exclusion(index, source, match) if rules else None
         if reason is not None and reason.split(" ")[0] in rules:
@@ -334,20 +349,20 @@ def _untie(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[ConfigChange
 
 def _refuse_weak_overlap(plan: Plan) -> None:
     rules = plan.recipe.anchors
-    if plan.inputs.donor_layout is None or not plan.wanted:
+    if not plan.is_anchored or not plan.wanted:
         return
     share = len(plan.match.sources) / len(plan.match.target)
     if len(plan.anchors) < rules.minimum:
         raise PolicyError(
             f"{len(plan.anchors)} anchors: tokens that both vocabularies share and both models have learnt",
             f"at least {rules.minimum} (anchors.minimum)",
-            "choose a method without a donor, such as pieces, or lower anchors.minimum",
+            "choose a method without anchors, such as pieces, or lower anchors.minimum",
         )
     if share < rules.min_coverage:
         raise PolicyError(
             f"{share:.1%} of the target's tokens are in the base",
             f"at least {rules.min_coverage:.1%} (anchors.min_coverage)",
-            "choose a method without a donor, such as pieces, or lower anchors.min_coverage",
+            "choose a method without anchors, such as pieces, or lower anchors.min_coverage",
         )
 
 

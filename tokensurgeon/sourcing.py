@@ -1,18 +1,22 @@
-"""What rows of a vocabulary tensor are made from: its donor rows, its anchors, and who makes which row."""
+"""What rows of a vocabulary tensor are made from: its donor rows and its anchors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tokensurgeon.checkpoint.configs import read_config, text_levels
 from tokensurgeon.checkpoint.layout import TensorRole, VocabTensor
 from tokensurgeon.checkpoint.reader import map_tensor
 from tokensurgeon.errors import InputError, PolicyError
-from tokensurgeon.methods.learnt import infinite_rows, near_copies, near_zero_rows
-from tokensurgeon.methods.params import AnyMethod, PiecesParams
+from tokensurgeon.methods.learnt import infinite_rows, near_copies, near_zero_rows, untrained_rows
 from tokensurgeon.plan import Plan
+from tokensurgeon.vocab.scripts import script_of
+from tokensurgeon.vocab.usable import is_reserved
+from tokensurgeon.vocab.vocabulary import Vocabulary
 
 
 def donor_counterpart(plan: Plan, tensor: VocabTensor) -> Tensor | None:
@@ -48,24 +52,31 @@ def choose_anchors(
     Raises:
         PolicyError: Fewer than ``anchors.minimum`` are left.
     """
-    if donor_rows is None:
+    if not plan.is_anchored:
         return {}, {}
     # A per-layer table may have fewer rows than the embedding that the plan was made for.
-    usable = {t: b for t, b in plan.anchors.items() if t < len(donor_rows) and b < len(base_rows)}
+    bound = plan.match.target.bound if donor_rows is None else len(donor_rows)
+    usable = {t: b for t, b in plan.anchors.items() if t < bound and b < len(base_rows)}
     targets = torch.tensor(list(usable), dtype=torch.int64)
     bases = torch.tensor(list(usable.values()), dtype=torch.int64)
     # An atom that is not finite spoils every row, whatever the recipe excludes.
     rules = {*plan.recipe.anchors.exclude, "not finite"}
     excluded: dict[str, list[int]] = {}
     keep = torch.ones(len(targets), dtype=torch.bool)
-    for side, table, ids in (("target", donor_rows, targets), ("base", base_rows, bases)):
+    for side, vocabulary, table, ids in (
+        ("target", plan.match.target, donor_rows, targets),
+        ("base", plan.match.base, base_rows, bases),
+    ):
+        if table is None or not len(ids):
+            continue
         rows = table[ids].float()
         for rule, find in (
             ("not finite", infinite_rows),
             ("near_zero", near_zero_rows),
             ("near_copy", near_copies),
+            ("untrained", partial(_untrained, vocabulary, table, ids)),
         ):
-            if rule in rules and len(rows):
+            if rule in rules:
                 found = find(rows) & keep
                 keep &= ~found
                 if found.any():
@@ -74,46 +85,37 @@ def choose_anchors(
         raise PolicyError(
             f"{int(keep.sum())} anchors are left after near-zero and repeated rows are excluded",
             f"at least {plan.recipe.anchors.minimum} (anchors.minimum)",
-            "choose a method without a donor, such as pieces, or change anchors.exclude",
+            "choose a method without anchors, such as pieces, or change anchors.exclude",
         )
     return dict(zip(targets[keep].tolist(), bases[keep].tolist(), strict=True)), excluded
 
 
-def assign_methods(
-    plan: Plan, donor_rows: Tensor | None, ids: list[int]
-) -> Iterator[tuple[str, AnyMethod, list[int]]]:
-    """Who makes which row: the user's own spelling, the method, or the fallback.
+def _untrained(vocabulary: Vocabulary, table: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
+    """Rows that look like those of tokens that training never met, each script by its own measure."""
+    unused = [token.id for token in vocabulary if is_reserved(token) and token.id < len(table)]
+    holes = sorted(set(range(len(table))) - vocabulary.tokens.keys())
+    strange = table[torch.tensor([*unused, *holes], dtype=torch.int64)].float()
+    strange = strange[~infinite_rows(strange)]
+    scripts = [script_of(vocabulary.tokens[index]) for index in ids.tolist()]
+    return untrained_rows(rows, strange, scripts)
+
+
+def find_unserved(plan: Plan, donor_rows: Tensor, ids: list[int]) -> set[int]:
+    """Tokens about which the donor has nothing to say: it has no row for them, or never learnt it.
 
     Args:
         plan: What to do.
-        donor_rows: ``(V_t, d_donor)``, or None.
+        donor_rows: ``(V_t, d_donor)``.
         ids: Target ids whose rows are wanted, ascending.
 
-    Yields:
-        A name for the report, the method's parameters, and its target ids; at least one id each.
+    Returns:
+        Those of the ids that no method with a donor can serve.
 
     Raises:
         InputError: A donor row that would be used is not finite.
     """
-    mapped = {index for index in ids if index in plan.match.sources}
-    unserved = set(plan.unserved) - mapped
-    if donor_rows is not None:
-        unserved |= {index for index in ids if index >= len(donor_rows) and index not in mapped}
-        unserved |= _find_untrained(donor_rows, [i for i in ids if i not in mapped and i not in unserved])
-    recipe = plan.recipe
-    spell = recipe.method if isinstance(recipe.method, PiecesParams) else PiecesParams()
-    for label, params, group in (
-        ("map", spell, [i for i in ids if i in mapped]),
-        (recipe.method.name, recipe.method, [i for i in ids if i not in mapped and i not in unserved]),
-        (recipe.fallback.name, recipe.fallback, [i for i in ids if i in unserved]),
-    ):
-        if group:
-            yield label, params, group
-
-
-def _find_untrained(donor_rows: Tensor, ids: list[int]) -> set[int]:
-    """Target ids that the donor never learnt: it has nothing to say about them."""
-    served = torch.tensor(ids, dtype=torch.int64)
+    beyond = set(plan.unserved) | {index for index in ids if index >= len(donor_rows)}
+    served = torch.tensor([index for index in ids if index not in beyond], dtype=torch.int64)
     rows = donor_rows[served].float()
     bad = served[infinite_rows(rows)]
     if len(bad):
@@ -122,4 +124,19 @@ def _find_untrained(donor_rows: Tensor, ids: list[int]) -> set[int]:
             "finite rows",
             "repair the donor, or choose a method without one",
         )
-    return set(served[near_zero_rows(rows) | near_copies(rows)].tolist())
+    return (beyond & set(ids)) | set(served[near_zero_rows(rows) | near_copies(rows)].tolist())
+
+
+def rope_thetas(plan: Plan) -> tuple[float, float]:
+    """Base frequencies of the rotary positions of base and donor; 10,000 where a config names none."""
+    inputs = plan.inputs
+    donor = read_config(inputs.donor) if inputs.donor is not None else {}
+    return _rope_theta(inputs.base_config), _rope_theta(donor)
+
+
+def _rope_theta(config: dict[str, Any]) -> float:
+    for level in text_levels(config):
+        for place in (level, level.get("rope_parameters"), level.get("rope_scaling")):
+            if isinstance(place, dict) and isinstance(place.get("rope_theta"), int | float):
+                return float(place["rope_theta"])
+    return 10_000.0

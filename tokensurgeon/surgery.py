@@ -13,13 +13,16 @@ from tokensurgeon.checkpoint.layout import TensorRole, VocabTensor
 from tokensurgeon.checkpoint.reader import map_tensor
 from tokensurgeon.console import no_progress, progress
 from tokensurgeon.device import find_device
-from tokensurgeon.errors import InputError, PolicyError, ResourceError
+from tokensurgeon.errors import InputError, PolicyError, RecipeError, ResourceError
+from tokensurgeon.lexicon import make_lexicon
 from tokensurgeon.methods.base import Agreement, InitRows, MethodContext, Side
 from tokensurgeon.methods.learnt import infinite_rows
+from tokensurgeon.methods.params import MeanParams, MethodParams, PiecesParams
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.plan import Plan
+from tokensurgeon.resources import FileResources
 from tokensurgeon.solvers.omp import is_out_of_memory
-from tokensurgeon.sourcing import assign_methods, choose_anchors, donor_counterpart
+from tokensurgeon.sourcing import choose_anchors, donor_counterpart, find_unserved, rope_thetas
 
 
 class MadeRows:
@@ -35,6 +38,7 @@ class MadeRows:
         residual: ``(B,)`` float32, NaN where the method has none.
         solver: How rows were solved for, such as ``exact``; may be empty.
         agreement: How near an approximate solver came to the exact one, or None.
+        primitives: ``(r, d)`` float32 vectors that rows are combinations of, or None.
     """
 
     def __init__(self, ids: list[int]) -> None:
@@ -45,6 +49,7 @@ class MadeRows:
         self.residual = torch.full((len(ids),), torch.nan)
         self.solver = ""
         self.agreement: Agreement | None = None
+        self.primitives: Tensor | None = None
 
     def add(self, label: str, group: list[int], part: InitRows) -> None:
         """Take over what one method says about its rows.
@@ -68,6 +73,7 @@ class MadeRows:
             self.residual[at] = part.residual.cpu()
         self.solver = self.solver or part.solver
         self.agreement = self.agreement or part.agreement
+        self.primitives = part.primitives if self.primitives is None else self.primitives
 
 
 @dataclass(frozen=True)
@@ -97,22 +103,30 @@ class NewTensor:
     note: str = ""
 
 
-def operate(plan: Plan, batches: Batches) -> list[NewTensor]:
+def operate(plan: Plan, batches: Batches, resources: FileResources) -> list[NewTensor]:
     """Make the new contents of all vocabulary tensors.
 
     Args:
         plan: What to do.
         batches: How the work is shared, and where finished batches are kept.
+        resources: What the recipe brings besides the models.
 
     Returns:
         One entry for each tensor of the plan's layout, in its order.
 
     Raises:
+        RecipeError: The ends of a tied base are given different methods.
         InputError: A row that would be used is not finite, or a method made one that is not.
         PolicyError: The base is declared tied and stores another lm_head; too few anchors are left.
         ResourceError: The device is out of memory.
     """
     tied = _is_tied(plan)
+    if tied and plan.recipe.methods("embedding") != plan.recipe.methods("lm_head"):
+        raise RecipeError(
+            "method: one for the embedding and another for the lm_head, of a base that is tied",
+            "one method: the same rows serve both ends",
+            "give method a name or a list, or choose a base that is not tied",
+        )
     done: list[NewTensor] = []
     for tensor in plan.inputs.layout.tensors:
         twin = _find_twin(plan, tensor, done)
@@ -120,7 +134,7 @@ def operate(plan: Plan, batches: Batches) -> list[NewTensor]:
             done.append(replace(twin, tensor=tensor, equal_to=twin.tensor.name))
         elif tensor.role is not TensorRole.BIAS:
             try:
-                done.append(_make_rows(plan, tensor, tied, batches))
+                done.append(_make_rows(plan, tensor, tied, batches, resources))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -189,7 +203,9 @@ def _sources(plan: Plan, tensor: VocabTensor, tied: bool) -> list[int]:
     return source
 
 
-def _make_rows(plan: Plan, tensor: VocabTensor, tied: bool, batches: Batches) -> NewTensor:
+def _make_rows(
+    plan: Plan, tensor: VocabTensor, tied: bool, batches: Batches, resources: FileResources
+) -> NewTensor:
     base_rows = map_tensor(tensor.ref)
     source = _sources(plan, tensor, tied)
     data = torch.empty(plan.new_shape(tensor), dtype=base_rows.dtype)
@@ -222,8 +238,12 @@ def _make_rows(plan: Plan, tensor: VocabTensor, tied: bool, batches: Batches) ->
             device=find_device(plan.recipe.runtime.device),
             batch_size=plan.batch_size,
             advance=no_progress,
+            lexicon=make_lexicon(plan.match, tensor.rows),
+            resources=resources,
+            rope_thetas=rope_thetas(plan),
         )
         made = _make_missing(plan, tensor, context, data, batches)
+        _adjust(plan, context, data, made, copied)
     padding = torch.tensor([row for row, origin in enumerate(source) if origin == PADDING], dtype=torch.int64)
     if len(padding):
         # The mean row's logit is the mean logit: never the largest. A zero row's logit is 0, which may be.
@@ -250,22 +270,70 @@ def _make_missing(
     """Make the rows of ``context.wanted`` and write them into ``data``."""
     ids = context.wanted.tolist()
     made = MadeRows(ids)
-    spelling = dict(zip(plan.wanted, plan.pieces, strict=True))
-    with progress(f"{plan.method.name}: {tensor.name}", len(ids)) as advance:
-        for label, params, group in assign_methods(plan, context.donor_rows, ids):
-            mine = replace(
-                context,
-                wanted=torch.tensor(group, dtype=torch.int64),
-                pieces=[tuple(i for i in spelling[index].ids if i < tensor.rows) for index in group],
-                advance=advance,
-            )
-            method = find_method(params.name).build(params)
-            part = method(replace(mine, runner=batches.runner(params, mine)))
-            rows = part.rows.to("cpu", data.dtype)
-            _refuse_infinite_made(rows, group, plan, tensor)
-            data[mine.wanted] = rows
-            made.add(label, group, part)
+    mapped = [index for index in ids if index in plan.match.sources]
+    if mapped:
+        spell = next((p for p in plan.recipe.all_methods if isinstance(p, PiecesParams)), PiecesParams())
+        _make_group(plan, tensor, context, data, batches, spell, mapped, made, label="map")
+    left = [index for index in ids if index not in plan.match.sources]
+    unserved = find_unserved(plan, context.donor_rows, left) if context.donor_rows is not None else set()
+    asked = plan.recipe.methods("lm_head" if context.side == "lm_head" else "embedding")
+    # The mean row comes last: it needs nothing.
+    for params in (*asked, plan.recipe.fallback, MeanParams()):
+        needs_donor = "donor" in find_method(params.name).needs
+        group = [index for index in left if not (needs_donor and index in unserved)]
+        if group:
+            served = _make_group(plan, tensor, context, data, batches, params, group, made)
+            left = [index for index in left if index not in served]
     return made
+
+
+def _make_group(
+    plan: Plan,
+    tensor: VocabTensor,
+    context: MethodContext,
+    data: Tensor,
+    batches: Batches,
+    params: MethodParams,
+    group: list[int],
+    made: MadeRows,
+    label: str = "",
+) -> set[int]:
+    """Let one method make the rows of some ids; returns those that it served."""
+    spelling = dict(zip(plan.wanted, plan.pieces, strict=True))
+    with progress(f"{params.name}: {tensor.name}", len(group)) as advance:
+        mine = replace(
+            context,
+            wanted=torch.tensor(group, dtype=torch.int64),
+            pieces=[tuple(i for i in spelling[index].ids if i < tensor.rows) for index in group],
+            advance=advance,
+        )
+        part = find_method(params.name).build(params)(replace(mine, runner=batches.runner(params, mine)))
+    if part.served is not None:
+        at = part.served.cpu().nonzero()[:, 0]
+        part = part.take(at)
+        group = [group[place] for place in at.tolist()]
+    rows = part.rows.to("cpu", data.dtype)
+    _refuse_infinite_made(rows, group, plan, tensor)
+    data[torch.tensor(group, dtype=torch.int64)] = rows
+    made.add(label or params.name, group, part)
+    return set(group)
+
+
+def _adjust(plan: Plan, context: MethodContext, data: Tensor, made: MadeRows, copied: Tensor) -> None:
+    """Scale made rows as the recipe says; rows the user spelt out stay as they are."""
+    rules = plan.recipe.new_rows
+    scale = rules.head_scale if context.side in ("lm_head", "tied") else 1.0
+    if scale == 1.0 and rules.norm == "free":
+        return
+    ids = [index for index, method in zip(made.ids, made.methods, strict=True) if method != "map"]
+    for part in torch.tensor(ids, dtype=torch.int64).split(8192):
+        mean = context.base_mean.cpu()
+        rows = mean + scale * (data[part].float() - mean)
+        if rules.norm == "match" and len(copied):
+            norms = torch.cat([data[kept].float().norm(dim=1) for kept in copied.split(8192)])
+            own = rows.norm(dim=1, keepdim=True)
+            rows = torch.where(own > 0, rows / own.clamp(min=1e-30) * norms.median(), rows)
+        data[part] = rows.to(data.dtype)
 
 
 def _refuse_infinite_made(rows: Tensor, ids: list[int], plan: Plan, tensor: VocabTensor) -> None:

@@ -107,11 +107,16 @@ def context():
 
 @pytest.fixture(scope="session")
 def tools():
-    """``random(seed, *shape)``, ``rebuild(made, base_rows)``, ``lexicon``, ``resources`` and ``corpus``."""
+    """``random(seed, *shape)``, ``rebuild(made, base_rows)``, and makers of a lexicon and of resources."""
 
     def rebuild(made, base_rows):
         return (made.coefs[:, :, None] * base_rows.float()[made.sources.clamp(min=0)]).sum(dim=1)
 
     return SimpleNamespace(
-        random=random, rebuild=rebuild, lexicon=make_lexicon, resources=make_resources, corpus=make_corpus
+        random=random,
+        rebuild=rebuild,
+        lexicon=make_lexicon,
+        resources=make_resources,
+        corpus=make_corpus,
+        segment=segment,
     )

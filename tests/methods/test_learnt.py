@@ -3,11 +3,43 @@
 import pytest
 import torch
 
-from tokensurgeon.methods.learnt import near_copies, near_zero_rows
+from tokensurgeon.methods.learnt import near_copies, near_zero_rows, untrained_rows
 
 
 def marked(flags):
     return flags.nonzero()[:, 0].tolist()
+
+
+class TestUntrained:
+    @pytest.fixture
+    def table(self, tools):
+        """200 learnt rows that share a large component; 10 unused rows that lie close together."""
+        shared, unused = 3 * tools.random(1, 1, 128), 2 * tools.random(2, 1, 128)
+        return tools.random(3, 200, 128) + shared, shared + unused + 0.1 * tools.random(4, 10, 128)
+
+    def test_rows_like_those_of_unused_tokens_are_marked(self, table):
+        rows, unused = table
+        rows[[5, 77]] = unused[:2] + 0.01
+        assert marked(untrained_rows(rows, unused, ["Latin"] * 200)) == [5, 77]
+
+    def test_a_component_that_all_rows_share_is_no_mark(self, table):
+        rows, unused = table
+        assert marked(untrained_rows(rows, unused, ["Latin"] * 200)) == []
+
+    def test_few_unused_rows_tell_nothing(self, table):
+        rows, unused = table
+        rows[5] = unused[0]
+        assert marked(untrained_rows(rows, unused[:7], ["Latin"] * 200)) == []
+
+    def test_a_script_that_is_like_that_throughout_is_left_alone(self, table):
+        rows, unused = table
+        rows[:20] = unused[0] + 0.01 * rows[:20]
+        scripts = ["Cuneiform"] * 20 + ["Latin"] * 180
+        assert not set(marked(untrained_rows(rows, unused, scripts))) & set(range(20))
+        assert set(range(20)) <= set(marked(untrained_rows(rows, unused, ["Latin"] * 200)))
+
+    def test_no_rows_are_no_error(self, table):
+        assert marked(untrained_rows(table[0][:0], table[1], [])) == []
 
 
 class TestNearZero:

@@ -57,26 +57,88 @@ def test_a_tied_row_serves_both_ends_with_the_mean(context):
     assert tied.rows.equal(mean.rows)
 
 
+class TestWeightings:
+    """Weights of three pieces of 1, 2 and 5 bytes."""
+
+    @pytest.mark.parametrize(
+        ("weighting", "embedding", "lm_head", "tied"),
+        [
+            ("mean", [1 / 3] * 3, [1 / 3] * 3, [1 / 3] * 3),
+            ("last_first", [0, 0, 1], [4 / 7, 2 / 7, 1 / 7], [1 / 3] * 3),
+            ("eeve", [1 / 3] * 3, [1, 0, 0], [1 / 3] * 3),
+            ("length", [1 / 8, 2 / 8, 5 / 8], [1 / 8, 2 / 8, 5 / 8], [1 / 8, 2 / 8, 5 / 8]),
+            ("position", [1 / 6, 2 / 6, 3 / 6], [3 / 6, 2 / 6, 1 / 6], [1 / 3] * 3),
+            (
+                "exponential",
+                [0.0158762, 0.1173104, 0.8668133],
+                [0.8668133, 0.1173104, 0.0158762],
+                [1 / 3] * 3,
+            ),
+        ],
+    )
+    def test_weights_are_the_formulas(self, weighting, embedding, lm_head, tied):
+        pieces = Pieces(PiecesParams(weighting=weighting))
+        for side, expected in (("embedding", embedding), ("lm_head", lm_head), ("tied", tied)):
+            assert pieces.weights([1, 2, 5], side) == pytest.approx(expected, abs=1e-6)
+
+    def test_exponential_weights_of_many_pieces_do_not_overflow(self):
+        weights = Pieces(PiecesParams(weighting="exponential")).weights([1] * 2000, "embedding")
+        assert sum(weights) == pytest.approx(1)
+        assert weights[-1] == max(weights)
+
+    def test_length_counts_the_bytes_of_the_base_token(self, context):
+        # Token 3 is one letter, token 20 two bytes.
+        told, made = make(context, "embedding", "length", pieces=[(3, 20)])
+        torch.testing.assert_close(made.rows[0], told.base_rows[3] / 3 + told.base_rows[20] * 2 / 3)
+
+    def test_similarity_attends_to_the_mean_piece(self, context):
+        told, made = make(context, "embedding", "similarity")
+        for row, pieces in enumerate(SPELT):
+            rows = told.base_rows[list(pieces)]
+            weights = torch.softmax(rows @ rows.mean(dim=0) / 12**0.5, dim=0)
+            torch.testing.assert_close(made.rows[row], weights @ rows)
+            torch.testing.assert_close(made.coefs[row, : len(pieces)], weights)
+
+    def test_merges_halve_at_every_merge_until_parts_are_shared(self, context, tools):
+        # Target 40 is 41 and 3; 41 is 1 and 2. Targets below 30 are base tokens ten higher.
+        parts = {40: (41, 3), 41: (1, 2)}
+        told = context(wanted=torch.tensor([40]), lexicon=tools.lexicon(target_parts=parts))
+        made = Pieces(PiecesParams(weighting="merges"))(told)
+        assert made.sources.tolist() == [[11, 12, 13]]
+        assert made.coefs.tolist() == [[0.25, 0.25, 0.5]]
+
+    def test_merges_fall_back_on_the_bases_own_pieces(self, context, tools):
+        told = context(
+            wanted=torch.tensor([40, 42]),
+            pieces=[(5, 6), (7,)],
+            lexicon=tools.lexicon(target_parts={40: (41, 3)}),
+        )
+        made = Pieces(PiecesParams(weighting="merges"))(told)
+        assert made.sources.tolist() == [[5, 6], [7, -1]]
+        assert made.coefs.tolist() == [[0.5, 0.5], [1, 0]]
+
+
 @pytest.mark.parametrize("side", ["embedding", "lm_head", "tied"])
-@pytest.mark.parametrize("weighting", ["mean", "last_first"])
+@pytest.mark.parametrize("weighting", ["mean", "last_first", "eeve", "length", "position", "exponential"])
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_weights_add_up_to_one(side, weighting, count):
-    weights = Pieces(PiecesParams(weighting=weighting)).weights(count, side)
+    weights = Pieces(PiecesParams(weighting=weighting)).weights([1] * count, side)
     assert len(weights) == count
     assert sum(weights) == pytest.approx(1)
 
 
 def test_no_pieces_have_no_weights():
-    for weighting in ("mean", "last_first"):
+    for weighting in ("mean", "last_first", "eeve", "length", "position", "exponential"):
         for side in ("embedding", "lm_head", "tied"):
-            assert Pieces(PiecesParams(weighting=weighting)).weights(0, side) == []
+            assert Pieces(PiecesParams(weighting=weighting)).weights([], side) == []
 
 
-@pytest.mark.parametrize("weighting", ["mean", "last_first"])
+@pytest.mark.parametrize("weighting", ["mean", "last_first", "similarity"])
 @pytest.mark.parametrize("side", ["embedding", "lm_head", "tied"])
-def test_a_token_that_cannot_be_spelt_gets_the_mean_row(context, side, weighting):
+def test_a_token_that_cannot_be_spelt_gets_the_mean_row_and_is_not_served(context, side, weighting):
     told, made = make(context, side, weighting, pieces=[(4,), (), (6, 1)])
     torch.testing.assert_close(made.rows[1], told.base_rows.mean(dim=0))
+    assert made.served.tolist() == [True, False, True]
     assert made.sources[1].tolist() == [-1, -1]
     assert made.rows[0].equal(told.base_rows[4])
 

@@ -4,9 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from tokensurgeon.errors import RecipeError
-from tokensurgeon.methods.params import GaussianParams, MeanParams, OmpParams, PiecesParams
+from tokensurgeon.methods.params import GaussianParams, MeanParams, OmpParams, PiecesParams, ZeroParams
 from tokensurgeon.recipe.load import build_recipe, load_recipe
-from tokensurgeon.recipe.schema import ModelRef, Recipe, RowMultiple
+from tokensurgeon.recipe.schema import AnchorRules, ModelRef, Recipe, RowMultiple
 
 LEAST = {"base": "base-dir", "target": "target-dir", "output": "out"}
 
@@ -39,7 +39,17 @@ class TestReading:
     def test_by_default_unk_is_no_role_and_poor_anchors_are_left_out(self):
         anchors = build_recipe(LEAST).anchors
         assert "unk" not in anchors.roles
-        assert set(anchors.exclude) == {"special", "reserved", "unreachable", "near_zero", "near_copy"}
+        assert set(anchors.exclude) == {
+            "special",
+            "reserved",
+            "unreachable",
+            "near_zero",
+            "near_copy",
+            "untrained",
+        }
+
+    def test_all_anchors_may_be_asked_for(self):
+        assert build_recipe({**LEAST, "anchors": "all"}).anchors == AnchorRules(exclude=())
 
     def test_a_file_says_the_same_as_a_document(self, tmp_path):
         text = "base: base-dir\ntarget: target-dir\noutput: out\nmethod: {name: omp, k: 8}\n"
@@ -88,9 +98,61 @@ class TestReading:
         with pytest.raises(ValidationError, match="frozen"):
             recipe.method.k = 1
 
-    def test_a_recipe_survives_its_own_json(self):
-        recipe = build_recipe({**LEAST, "rows": {"multiple": 8}, "method": "pieces"})
+    @pytest.mark.parametrize(
+        "method", ["pieces", ["nearest", "pieces"], {"embedding": "omp", "lm_head": ["clp", {"k": 4}]}]
+    )
+    def test_a_recipe_survives_its_own_json(self, method):
+        recipe = build_recipe({**LEAST, "rows": {"multiple": 8}, "method": method})
         assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+class TestMethods:
+    def test_one_method_serves_both_ends(self):
+        recipe = build_recipe({**LEAST, "method": "gaussian"})
+        assert recipe.methods("embedding") == recipe.methods("lm_head") == (GaussianParams(),)
+        assert recipe.all_methods == (GaussianParams(), PiecesParams())
+
+    def test_a_list_is_kept_in_its_order_and_names_are_short_for_methods(self):
+        recipe = build_recipe({**LEAST, "method": ["gaussian", {"name": "omp", "k": 3}, {"k": 2}]})
+        assert recipe.methods("lm_head") == (GaussianParams(), OmpParams(k=3), OmpParams(k=2))
+
+    def test_each_end_may_have_its_own(self):
+        ends = {"embedding": "pieces", "lm_head": ["omp", "mean"]}
+        recipe = build_recipe({**LEAST, "method": ends, "fallback": "zero"})
+        assert recipe.methods("embedding") == (PiecesParams(),)
+        assert recipe.methods("lm_head") == (OmpParams(), MeanParams())
+        assert recipe.all_methods == (PiecesParams(), OmpParams(), MeanParams(), ZeroParams())
+
+    def test_one_end_may_be_set_on_the_command_line(self):
+        ends = {"embedding": "pieces", "lm_head": "omp"}
+        recipe = build_recipe({**LEAST, "method": ends}, ["method.lm_head.k=3"])
+        assert recipe.methods("lm_head") == (OmpParams(k=3),)
+
+    @pytest.mark.parametrize(
+        ("method", "line"),
+        [
+            (
+                ["nearst"],
+                "method.0.name: 'nearst'; did you mean 'nearest'? `tokensurgeon methods` lists all 28",
+            ),
+            ([], "method: []; value error, expected at least one method"),
+            ({"embedding": "omp"}, "method.lm_head: missing"),
+            (
+                {"embedding": "omp", "lm_head": "omp", "x": 1},
+                "method.x: unknown key; known: embedding, lm_head",
+            ),
+            (
+                {"embedding": {"name": "omp", "kk": 3}, "lm_head": "omp"},
+                "method.embedding.kk: unknown key; did you mean 'k'?",
+            ),
+            (
+                {"embedding": "omp", "lm_head": ["omp", {"k": 0}]},
+                "method.lm_head.1.k: 0; input should be greater than or equal to 1",
+            ),
+        ],
+    )
+    def test_a_mistake_is_told_where_it_stands(self, method, line):
+        assert errors({**LEAST, "method": method}) == [line]
 
 
 class TestSet:
@@ -191,11 +253,10 @@ class TestMistakes:
     def test_an_unknown_method_is_named_with_the_nearest_known_one(self):
         (line,) = errors({**LEAST, "method": "gausian"})
         assert line == (
-            "method.name: 'gausian'; expected one of omp, pieces, mean, gaussian, zero; "
-            "did you mean 'gaussian'?"
+            "method.name: 'gausian'; did you mean 'gaussian'? `tokensurgeon methods` lists all 28"
         )
         (line,) = errors({**LEAST, "fallback": {"name": "nothing-like-it"}})
-        assert line == "fallback.name: 'nothing-like-it'; expected one of omp, pieces, mean, gaussian, zero"
+        assert line == "fallback.name: 'nothing-like-it'; `tokensurgeon methods` lists all 28"
 
     def test_all_mistakes_are_told_at_once(self):
         lines = errors(

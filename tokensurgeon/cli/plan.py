@@ -73,14 +73,14 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "target": str(inputs.target),
         "donor": str(inputs.donor) if inputs.donor else None,
         "output": str(plan.output),
-        "method": plan.recipe.method.name,
+        "method": plan.method_names,
         "tied": inputs.layout.tied,
         "rows_before": inputs.layout.rows,
         "rows_after": plan.rows,
         "target_tokens": len(match.target),
         "byte_equal_matches": len(match.byte_equal),
         "missing_tokens": len(match.missing),
-        "served_by_fallback": len(plan.unserved),
+        "without_donor_row": len(plan.unserved),
         "anchors": len(plan.anchors),
         "anchors_excluded": {reason: len(ids) for reason, ids in plan.excluded.items()},
         "bytes_to_write": plan.bytes_to_write,
@@ -103,7 +103,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
                 "id": token.id,
                 "token": token.content,
                 "base": [match.base.tokens[i].text for i in source.embedding] if source else [],
-                "decided_by": source.reason if source else f"method {plan.recipe.method.name}",
+                "decided_by": source.reason if source else f"method {plan.method_names}",
             }
             for token in match.target
             if token.kind == "special"

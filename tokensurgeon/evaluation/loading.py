@@ -43,7 +43,7 @@ def load_model(
         raise RecipeError(f"dtype {dtype!r}", f"one of {', '.join(DTYPES)}")
     target = find_device(device)
     try:
-        with _silent_loading():
+        with silent_loading():
             config = AutoConfig.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
             _check_architecture(model_dir, config)
             tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
@@ -72,7 +72,8 @@ def load_model(
 
 
 @contextmanager
-def _silent_loading() -> Iterator[None]:
+def silent_loading() -> Iterator[None]:
+    """Keep transformers quiet while it loads a model."""
     level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -49,6 +49,7 @@ class InitRows:
             None if unknown.
         solver: How the rows were solved for, such as ``exact``; empty where there is nothing to solve.
         agreement: A comparison with the exact solver; None for exact rows.
+        primitives: ``(r, d_base)`` float32, vectors that all rows are combinations of; None without such.
     """
 
     rows: Tensor
@@ -59,11 +60,26 @@ class InitRows:
     proven: Tensor | None = None
     solver: str = ""
     agreement: Agreement | None = None
+    primitives: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that hold a tensor, by name; each has one entry per token."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        """The fields with one entry per token, by name."""
+        values = ((part.name, getattr(self, part.name)) for part in fields(self) if part.name != "primitives")
         return {name: value for name, value in values if isinstance(value, Tensor)}
+
+    def take(self, places: Tensor) -> InitRows:
+        """Some of the tokens.
+
+        Args:
+            places: ``(n,)`` int64.
+
+        Returns:
+            The same about those tokens only.
+        """
+        parts: dict[str, Any] = {
+            name: values[places.to(values.device)] for name, values in self.tensors().items()
+        }
+        return replace(self, **parts)
 
 
 Solve = Callable[[slice], InitRows]

@@ -6,7 +6,7 @@ that training never moved says nothing about the token, and as an atom it pulls 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import isqrt, sqrt
 
 import torch
@@ -15,6 +15,8 @@ from torch.nn.functional import normalize
 
 _NEAR_ZERO = 0.05
 _NEAR_COPY = 0.999
+_LIKE_UNUSED = 0.5
+_FEWEST_UNUSED = 8
 _SKETCH = 64
 # Cosine in the sketch that hardly any near copy falls short of: it would double their squared distance.
 _CLOSE = 2 * _NEAR_COPY - 1
@@ -49,6 +51,37 @@ def near_zero_rows(rows: Tensor) -> Tensor:
     norms = rows.norm(dim=1)
     learnt: Tensor = norms > _NEAR_ZERO * norms.nanmedian()
     return ~learnt
+
+
+def untrained_rows(rows: Tensor, unused: Tensor, groups: Sequence[str]) -> Tensor:
+    """Rows that point where the rows of unused tokens lie, seen from the mean row.
+
+    The cosine to the mean unused row is an indicator of Land and Bartolo; here both are centred, since in a
+    table whose rows share a large component all of them would be close. Where most of a group (a script) is
+    close, that is what the group is like and says nothing of its single tokens.
+
+    Args:
+        rows: ``(n, d)`` float32.
+        unused: ``(u, d)`` float32 rows without a token, or of reserved ones; few tell nothing.
+        groups: ``n`` names.
+
+    Returns:
+        ``(n,)`` bool.
+    """
+    marked = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    if len(unused) < _FEWEST_UNUSED or not len(rows):
+        return marked
+    centre = rows.nanmean(dim=0)
+    direction = normalize(unused.mean(dim=0) - centre, dim=0)
+    close = normalize(rows - centre, dim=1) @ direction > _LIKE_UNUSED
+    members: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        members.setdefault(group, []).append(place)
+    for places in members.values():
+        at = torch.tensor(places, device=rows.device)
+        if close[at].float().mean() < 0.5:
+            marked[at] = close[at]
+    return marked
 
 
 def near_copies(rows: Tensor, block: int = 2048) -> Tensor:

@@ -40,7 +40,7 @@ class Omp:
             # A sum of products, not a matrix product, which rounds otherwise for a single row.
             rows = (base[places] * result.coefs[:, :, None]).sum(dim=1)
             sources = torch.where(result.indices >= 0, bases[places], -1)
-            return InitRows(rows, sources, result.coefs, result.residual, result.proven)
+            return InitRows(rows, sources, result.coefs, result.residual, proven=result.proven)
 
         made = replace(context.in_batches(solve), solver=mode)
         if mode == "exact":

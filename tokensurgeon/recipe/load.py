@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.methods.params import AnyMethod
-from tokensurgeon.recipe.schema import Recipe
+from tokensurgeon.recipe.schema import PerEnd, Recipe
 
 _METHOD_MODELS = {model.model_fields["name"].default: model for model in get_args(get_args(AnyMethod)[0])}
 
@@ -130,10 +130,7 @@ def _replace(level: Any, keys: list[str], depth: int, value: Any) -> Any:  # noq
 
 
 def _explain(detail: dict[str, Any], document: dict[str, Any]) -> str:
-    loc = detail["loc"]
-    # Pydantic puts the method's name into the path.
-    tag = loc[1] if loc[0] in ("method", "fallback") and len(loc) > 1 else None
-    path = [str(part) for position, part in enumerate(loc) if position != 1 or tag is None]
+    path, tag = _without_tags(detail["loc"])
     where = ".".join(path)
     if path[0] == "rows":
         return f"rows: {_get(document, ['rows'])!r}; expected target, exact, a number, or multiple: N"
@@ -142,9 +139,26 @@ def _explain(detail: dict[str, Any], document: dict[str, Any]) -> str:
     if detail["type"] == "missing":
         return f"{where}: missing"
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        known = ", ".join(_METHOD_MODELS)
-        return f"{where}.name: {_get(document, path)!r}; expected one of {known}{_near_tag(detail)}"
+        return f"{where}.name: {_get(document, path)!r}; {_expected_method(detail)}"
     return f"{where}: {detail['input']!r}; {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+
+
+def _without_tags(loc: tuple[Any, ...]) -> tuple[list[str], str | None]:
+    """The path as a person wrote it, and the method it is about: pydantic puts names of both in between."""
+    path, tag, previous = [str(loc[0])], None, loc[0]
+    if loc[0] not in ("method", "fallback"):
+        return [str(part) for part in loc], None
+    for part in loc[1:]:
+        if previous in ("method", "embedding", "lm_head") and part in ("one", "list", "ends"):
+            previous = part
+            continue
+        names_method = tag is None and part in _METHOD_MODELS
+        if names_method and (previous in ("one", "fallback") or isinstance(previous, int)):
+            tag = str(part)
+        else:
+            path.append(str(part))
+        previous = part
+    return path, tag
 
 
 def _is_echo(detail: dict[str, Any], document: dict[str, Any]) -> bool:
@@ -155,14 +169,19 @@ def _is_echo(detail: dict[str, Any], document: dict[str, Any]) -> bool:
 
 def _get(document: Any, path: list[str]) -> Any:  # noqa: ANN401
     for key in path:
-        document = document.get(key) if isinstance(document, dict) else document
+        if isinstance(document, list) and key.isdigit() and int(key) < len(document):
+            document = document[int(key)]
+        else:
+            document = document.get(key) if isinstance(document, dict) else document
     return document.get("name", document) if isinstance(document, dict) else document
 
 
-def _near_tag(detail: dict[str, Any]) -> str:
+def _expected_method(detail: dict[str, Any]) -> str:
+    """The nearest name, or where all of them are told: the list is too long for a line."""
     tag = str(detail.get("ctx", {}).get("tag", ""))
     near = difflib.get_close_matches(tag, _METHOD_MODELS, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}`tokensurgeon methods` lists all {len(_METHOD_MODELS)}"
 
 
 def _nearest(path: list[str], method: type[BaseModel] | None) -> str:
@@ -171,6 +190,8 @@ def _nearest(path: list[str], method: type[BaseModel] | None) -> str:
     if len(path) > 1:
         if method is not None:
             names = list(method.model_fields)
+        elif path[0] == "method":
+            names = list(PerEnd.model_fields)
         else:
             annotation = Recipe.model_fields[path[0]].annotation if path[0] in Recipe.model_fields else None
             model = next(

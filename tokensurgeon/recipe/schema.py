@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from tokensurgeon.methods.params import AnyMethod, OmpParams, PiecesParams
 
 ROLE_NAMES = Literal["bos", "eos", "unk", "sep", "pad", "cls", "mask"]
-EXCLUSIONS = Literal["special", "reserved", "unreachable", "near_zero", "near_copy"]
+EXCLUSIONS = Literal["special", "reserved", "unreachable", "near_zero", "near_copy", "untrained"]
 
 
 class _Part(BaseModel):
@@ -39,17 +48,48 @@ def _as_method(default: str) -> Callable[[Any], Any]:
     return read
 
 
+def _form(value: Any) -> str:  # noqa: ANN401 - any YAML value, or a model
+    if isinstance(value, PerEnd) or (isinstance(value, dict) and value.keys() & {"embedding", "lm_head"}):
+        return "ends"
+    return "list" if isinstance(value, list | tuple) else "one"
+
+
+def _refuse_none(methods: tuple[AnyMethod, ...]) -> tuple[AnyMethod, ...]:
+    if not methods:
+        raise ValueError("expected at least one method")
+    return methods
+
+
 Ref = Annotated[ModelRef, BeforeValidator(_as_ref)]
-Method = Annotated[AnyMethod, BeforeValidator(_as_method("omp"))]
 Fallback = Annotated[AnyMethod, BeforeValidator(_as_method("pieces"))]
+_One = Annotated[AnyMethod, BeforeValidator(_as_method("omp")), Tag("one")]
+_Several = Annotated[
+    tuple[Annotated[AnyMethod, BeforeValidator(_as_method("omp"))], ...],
+    AfterValidator(_refuse_none),
+    Tag("list"),
+]
+
+
+class PerEnd(_Part):
+    """Methods of the two ends of a model that is not tied."""
+
+    embedding: Annotated[_One | _Several, Discriminator(_form)]
+    lm_head: Annotated[_One | _Several, Discriminator(_form)]
+
+
+Methods = Annotated[_One | _Several | Annotated[PerEnd, Tag("ends")], Discriminator(_form)]
+
+
+def _as_rules(value: Any) -> Any:  # noqa: ANN401 - any YAML value
+    return {"exclude": ()} if value == "all" else value
 
 
 class AnchorRules(_Part):
     """Which shared tokens rows are built from, and how special tokens are linked."""
 
     exclude: tuple[EXCLUSIONS, ...] = Field(
-        ("special", "reserved", "unreachable", "near_zero", "near_copy"),
-        description="kinds of matched tokens that are no anchors; [] uses all",
+        ("special", "reserved", "unreachable", "near_zero", "near_copy", "untrained"),
+        description="kinds of matched tokens that are no anchors; [] uses all, and so does `anchors: all`",
     )
     map: dict[str, str] = Field(
         default_factory=dict, description="target token: base text, before all other rules"
@@ -102,6 +142,42 @@ class VerifyRules(_Part):
     )
 
 
+class ParallelText(_Part):
+    """Two files whose lines say the same, one by one."""
+
+    base: str = Field(min_length=1, description="in the base's language")
+    target: str = Field(min_length=1, description="in the target's language")
+
+
+class ResourceRules(_Part):
+    """What some methods need besides the models; `tokensurgeon methods` says which."""
+
+    corpus: tuple[str, ...] = Field((), description="UTF-8 texts in the target's language")
+    parallel: tuple[ParallelText, ...] = Field((), description="texts in both languages, line by line")
+    base_vectors: str | None = Field(None, description="word vectors of the base's language, word2vec format")
+    target_vectors: str | None = Field(
+        None, description="word vectors of the target's language, word2vec format"
+    )
+    dictionary: str | None = Field(
+        None, description="lines of a base word, a tab and its translation; without it vectors are aligned"
+    )
+    encoder: Ref | None = Field(None, description="a text encoder: a local directory or hub id")
+    hypernetwork: str | None = Field(
+        None, description="safetensors file: read if it is there, else written after training"
+    )
+
+
+class NewRowRules(_Part):
+    """What is done to every row that a method made."""
+
+    head_scale: float = Field(
+        1.0, gt=0, description="factor on the distance of an lm_head row, or a tied one, to the mean row"
+    )
+    norm: Literal["free", "match"] = Field(
+        "free", description="match: every row as long as the median row that is kept"
+    )
+
+
 class ReportRules(_Part):
     """What the report measures."""
 
@@ -121,9 +197,13 @@ class Recipe(_Part):
     target: Ref
     donor: Ref
     output: str = Field(min_length=1)
-    method: Method = OmpParams()
-    fallback: Fallback = Field(PiecesParams(), description="for tokens the method cannot serve")
-    anchors: AnchorRules = AnchorRules()
+    method: Methods = Field(
+        OmpParams(), description="one, a list whose next serves what the last could not, or one for each end"
+    )
+    fallback: Fallback = Field(PiecesParams(), description="for tokens no method serves")
+    new_rows: NewRowRules = NewRowRules()
+    resources: ResourceRules = ResourceRules()
+    anchors: Annotated[AnchorRules, BeforeValidator(_as_rules)] = AnchorRules()
     rows: Literal["target", "exact"] | RowMultiple | int = Field(
         "target", description="rows of the output: the donor's, as few as possible, a multiple, or a number"
     )
@@ -135,6 +215,24 @@ class Recipe(_Part):
     verify: VerifyRules = VerifyRules()
     report: ReportRules = ReportRules()
     trust_remote_code: bool = False
+
+    def methods(self, end: Literal["embedding", "lm_head"]) -> tuple[AnyMethod, ...]:
+        """Methods of one end of the model in their order, without the fallback.
+
+        Args:
+            end: Which end.
+
+        Returns:
+            At least one method.
+        """
+        chosen = getattr(self.method, end) if isinstance(self.method, PerEnd) else self.method
+        return chosen if isinstance(chosen, tuple) else (chosen,)
+
+    @property
+    def all_methods(self) -> tuple[AnyMethod, ...]:
+        """Every method that may be used, each once: those of the embedding first, the fallback last."""
+        chains = (*self.methods("embedding"), *self.methods("lm_head"), self.fallback)
+        return tuple(dict.fromkeys(chains))
 
     @model_validator(mode="before")
     @classmethod

@@ -26,11 +26,19 @@ def ridge(features: Tensor, targets: Tensor, strength: float) -> Tensor:
         ``(f, t)`` float32.
     """
     gram, cross = products(features, targets)
+    penalty = strength * gram.diagonal().mean()
+    if strength > 0:
+        damped = gram.clone()
+        damped.diagonal().add_(penalty)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            solution: Tensor = torch.cholesky_solve(cross, factor)
+            return solution.to(torch.float32)
     values, vectors = torch.linalg.eigh(gram)
-    penalty = strength * values.clamp(min=0).mean()
     kept = values > _RANK * values[-1]
-    damped = torch.where(kept, 1 / torch.where(kept, values + penalty, 1), 0)
-    return ((vectors * damped) @ (vectors.mT @ cross)).to(torch.float32)
+    inverse = torch.where(kept, 1 / torch.where(kept, values + penalty, 1), 0)
+    answer: Tensor = (vectors * inverse) @ (vectors.mT @ cross)
+    return answer.to(torch.float32)
 
 
 def rotation(features: Tensor, targets: Tensor) -> tuple[Tensor, float]:

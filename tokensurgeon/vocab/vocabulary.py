@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,29 @@ class Vocabulary:
         except Exception:  # noqa: BLE001 - tokenizers raises nothing narrower
             return []
         return ids
+
+
+    def segment(self, text: str) -> tuple[list[int], list[int]]:
+        """Encode text, and tell where each token ends.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            Ids as `encode` gives them, and for each the offset of the UTF-8 byte after it; tokens that share
+            a character of an altered text end together.
+        """
+        try:
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        except Exception:  # noqa: BLE001 - tokenizers raises nothing narrower
+            return [], []
+        ids: list[int] = encoding.ids
+        spelt = [self.tokens[index].data if index in self.tokens else b"" for index in ids]
+        if b"".join(spelt) == text.encode():
+            return ids, list(accumulate(map(len, spelt)))
+        # A normaliser changed the text: the tokenizer still knows which characters a token stands for.
+        sizes = list(accumulate((len(char.encode()) for char in text), initial=0))
+        return ids, [sizes[end] for _, end in encoding.offsets]
 
 
 def load_vocabulary(directory: Path) -> Vocabulary:

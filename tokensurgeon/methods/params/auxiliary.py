@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tokensurgeon.methods.params.core import MethodParams
+from tokensurgeon.methods.params.core import Cost, MethodParams
 
 
 class FocusParams(MethodParams):
@@ -16,6 +16,12 @@ class FocusParams(MethodParams):
     dim: int = Field(100, ge=1, description="of the token vectors")
     epochs: int = Field(3, ge=1)
     min_count: int = Field(10, ge=1, description="rarer tokens have no vector and are not served")
+
+    def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
+        """A product of token vectors with all anchors', and at most 256 of them combined."""
+        return Cost(
+            bytes_per_token=8 * min(anchors, 256) * width, operations=2 * anchors * self.dim * tokens
+        )
 
 
 class WechselParams(MethodParams):
@@ -92,6 +98,13 @@ class UnibridgeParams(MethodParams):
     epochs: int = Field(3, ge=1)
     min_count: int = Field(1, ge=1, description="rarer tokens have no vector and are not served")
     temperature: float = Field(1.0, gt=0)
+
+    def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
+        """As FOCUS, and a product with all base tokens, taken for as many as wanted, there and back."""
+        return Cost(
+            bytes_per_token=8 * min(anchors, 256) * width,
+            operations=2 * (anchors + 2 * tokens) * self.dim * tokens,
+        )
 
 
 class RamenParams(MethodParams):

@@ -6,9 +6,11 @@ from pydantic import BaseModel, ConfigDict
 
 
 class MethodParams(BaseModel):
-    """Base of all parameter models."""
+    """Base of all parameter models; each gives its name a default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
 
     def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
         """What it takes to make rows, before any is read.

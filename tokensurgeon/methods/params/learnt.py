@@ -19,7 +19,7 @@ class ZettParams(MethodParams):
     block: int = Field(128, ge=8, description="tokens a text")
     layers: int = Field(2, ge=1)
     hidden: int = Field(512, ge=8)
-    pieces: int = Field(7, ge=1, description="pieces read at most")
+    pieces: int = Field(7, ge=2, description="pieces read at most")
     sampled_tokens: int = Field(8192, ge=64, description="size of a sampled tokenizer")
     lexical_weight: float = Field(0.5, ge=0, description="of the distance to the rows of known tokens")
     learning_rate: float = Field(3e-4, gt=0)

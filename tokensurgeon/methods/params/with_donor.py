@@ -72,6 +72,14 @@ class NearestParams(_AllAnchors):
         description="inverse distance; the best combination that adds up to one; the best combination",
     )
 
+    def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
+        """A product with all anchors, and the chosen ones in float32 and float64."""
+        k = min(self.k, anchors)
+        return Cost(
+            bytes_per_token=8 * anchors + 20 * k * width + 32 * k * k,
+            operations=2 * tokens * (anchors * width + k * k * (width + 8 * k)),
+        )
+
 
 class AffknnParams(_AllAnchors):
     """A ridge map between the spaces, plus what it misses at the nearest anchors."""
@@ -82,7 +90,17 @@ class AffknnParams(_AllAnchors):
     ridge: float = Field(0.01, ge=0, description="in units of the mean variance of the donor's dimensions")
 
 
-class AffineParams(MethodParams):
+class _OneMap(MethodParams):
+    """Base of methods that fit one matrix to the anchors and apply it to every token."""
+
+    def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
+        """Products of the anchors with one another, and of the matrix with every row."""
+        return Cost(
+            bytes_per_token=16 * width, operations=2 * width**2 * (2 * anchors + tokens) + 40 * width**3
+        )
+
+
+class AffineParams(_OneMap):
     """One map between the spaces for all tokens."""
 
     name: Literal["affine"] = "affine"
@@ -98,26 +116,33 @@ class AffineParams(MethodParams):
     learning_rate: float = Field(1e-3, gt=0, description="of sgd")
 
 
-class ProcrustesParams(MethodParams):
+class ProcrustesParams(_OneMap):
     """A rotation between the centred spaces."""
 
     name: Literal["procrustes"] = "procrustes"
     scale: bool = Field(True, description="fit one factor as well")
 
 
-class LandmarkPcaParams(MethodParams):
+class LandmarkPcaParams(_OneMap):
     """A rotation between the principal components of the anchors."""
 
     name: Literal["landmark_pca"] = "landmark_pca"
     components: int | None = Field(None, ge=1, description="by default all that both spaces have")
 
 
-class StbParams(MethodParams):
+class StbParams(_OneMap):
     """A basis of the donor's space, each vector sparse in anchors, rebuilt in the base's space."""
 
     name: Literal["stb"] = "stb"
     k: int = Field(64, ge=1, description="anchors a basis vector")
     components: int | None = Field(None, ge=1, description="basis vectors; by default the smaller width")
+
+    def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
+        """The map's, and matching pursuit for every basis vector."""
+        vectors = min(self.components or width, width)
+        pursuit = OmpParams(k=self.k).cost(vectors, anchors, width, device)
+        both = super().cost(tokens, anchors, width, device)
+        return Cost(bytes_per_token=both.bytes_per_token, operations=both.operations + pursuit.operations)
 
 
 class MpRopeParams(MethodParams):
@@ -127,9 +152,11 @@ class MpRopeParams(MethodParams):
     k: int = Field(64, ge=1, description="anchors a token")
 
     def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
-        """A product of the residuals with all anchors at each step."""
+        """A product of the residuals with all anchors at each step, and 64 anchors turned."""
+        k = min(self.k, anchors, width)
         return Cost(
-            bytes_per_token=8 * anchors + 8 * self.k * width, operations=2 * self.k * anchors * width * tokens
+            bytes_per_token=8 * anchors + (16 * k + 24 * min(64, anchors)) * width,
+            operations=2 * k * (anchors + 64 * 20) * width * tokens,
         )
 
 
@@ -149,3 +176,11 @@ class ClpParams(_AllAnchors):
     weighting: Literal["proportional", "sparsemax"] = Field(
         "proportional", description="to the cosine, where it is positive; sparsemax: CLP+"
     )
+
+    def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
+        """Products with all anchors on one side, and for proportional weights on the other as well."""
+        once = super().cost(tokens, anchors, width, device)
+        if self.weighting == "proportional":
+            return Cost(bytes_per_token=once.bytes_per_token, operations=2 * once.operations)
+        taken = min(256, anchors)
+        return Cost(bytes_per_token=once.bytes_per_token + 12 * taken * width, operations=once.operations)

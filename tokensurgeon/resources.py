@@ -1,0 +1,223 @@
+"""What a recipe brings besides the models: texts, word vectors, a text encoder. Read when first asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tokensurgeon.errors import InputError, ResourceError
+from tokensurgeon.evaluation.texts import read_texts
+from tokensurgeon.methods.base import WordVectors
+from tokensurgeon.recipe.schema import ResourceRules
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_MOST_WORDS = 200_000
+_TEXTS_AT_A_TIME = 256
+
+
+class FileResources:
+    """The resources of a recipe, from files.
+
+    Args:
+        rules: Names them.
+        base: Directory of the base.
+        device: Where to compute.
+        trust_remote_code: Whether code that comes with a model may run.
+    """
+
+    def __init__(
+        self, rules: ResourceRules, base: Path, device: torch.device, trust_remote_code: bool = False
+    ) -> None:
+        self._rules = rules
+        self._base = base
+        self._device = device
+        self._trust_remote_code = trust_remote_code
+
+    def check(self) -> None:
+        """Read what is quick to read, so that a run does not fail after an hour.
+
+        Raises:
+            InputError: A file is missing, empty, or not what it should be.
+        """
+        rules = self._rules
+        for path in (rules.base_vectors, rules.target_vectors):
+            if path is not None and not Path(path).expanduser().is_file():
+                raise InputError(f"{path}: no such file", "word vectors in word2vec's text or binary format")
+        _ = (self.corpus, self.parallel, self.dictionary)
+
+    @cached_property
+    def digest(self) -> str:
+        """A name for the contents of all files."""
+        rules = self._rules
+        named = [
+            *rules.corpus,
+            *(path for pair in rules.parallel for path in (pair.base, pair.target)),
+            *(rules.base_vectors, rules.target_vectors, rules.dictionary, rules.hypernetwork),
+        ]
+        digest = hashlib.sha256(repr(rules.encoder).encode())
+        for name in named:
+            path = Path(name).expanduser() if name else None
+            digest.update(path.read_bytes() if path is not None and path.is_file() else b"\0")
+        return digest.hexdigest()
+
+    @cached_property
+    def corpus(self) -> list[str]:
+        """Lines of the corpus, none of them blank."""
+        lines = [line for path in self._rules.corpus for line in _read_lines(path) if line.strip()]
+        if self._rules.corpus and not lines:
+            raise InputError(f"{', '.join(self._rules.corpus)}: blank", "lines of text")
+        return lines
+
+    @cached_property
+    def parallel(self) -> list[tuple[str, str]]:
+        """Pairs of lines, neither of them blank."""
+        pairs: list[tuple[str, str]] = []
+        for files in self._rules.parallel:
+            ours, theirs = _read_lines(files.base), _read_lines(files.target)
+            if len(ours) != len(theirs):
+                raise InputError(
+                    f"{files.base}: {len(ours)} lines, {files.target}: {len(theirs)} lines",
+                    "as many lines in both, each the translation of the other",
+                )
+            pairs += [pair for pair in zip(ours, theirs, strict=True) if all(line.strip() for line in pair)]
+        return pairs
+
+    @cached_property
+    def dictionary(self) -> list[tuple[str, str]]:
+        """Pairs of words."""
+        if self._rules.dictionary is None:
+            return []
+        pairs = []
+        for number, line in enumerate(_read_lines(self._rules.dictionary), 1):
+            word, tab, translation = line.strip().partition("\t")
+            if not line.strip():
+                continue
+            if not tab:
+                raise InputError(
+                    f"{self._rules.dictionary}: line {number} has no tab", "a base word, a tab, a translation"
+                )
+            pairs.append((word, translation))
+        return pairs
+
+    @cached_property
+    def base_vectors(self) -> WordVectors | None:
+        """Word vectors of the base's language."""
+        return _read_vectors(self._rules.base_vectors)
+
+    @cached_property
+    def target_vectors(self) -> WordVectors | None:
+        """Word vectors of the target's language."""
+        return _read_vectors(self._rules.target_vectors)
+
+    @cached_property
+    def _encoder(self) -> tuple[Any, Any]:
+        from transformers import AutoModel, AutoTokenizer
+
+        from tokensurgeon.evaluation.loading import silent_loading
+
+        reference = self._rules.encoder
+        assert reference is not None, "the plan refuses a method without its encoder"
+        options = {"revision": reference.revision, "trust_remote_code": self._trust_remote_code}
+        try:
+            with silent_loading():
+                tokenizer = AutoTokenizer.from_pretrained(reference.path, **options)
+                model = AutoModel.from_pretrained(reference.path, dtype="float32", **options)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise InputError(
+                f"{reference.path}: {error}", "a text encoder that AutoModel and AutoTokenizer can load"
+            ) from error
+        return tokenizer, model.eval().to(self._device)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors of texts: the mean of the encoder's last hidden states.
+
+        Args:
+            texts: Any number of texts, none of them empty.
+
+        Returns:
+            ``(n, d)`` float32, on the CPU.
+        """
+        tokenizer, model = self._encoder
+        # Texts of one length together need no padding, and the order of batches tells nothing.
+        order = sorted(range(len(texts)), key=lambda place: (len(texts[place]), place))
+        found: list[Tensor] = [torch.empty(0)] * len(texts)
+        for start in range(0, len(order), _TEXTS_AT_A_TIME):
+            places = order[start : start + _TEXTS_AT_A_TIME]
+            batch = tokenizer(
+                [texts[place] for place in places], padding=True, truncation=True, return_tensors="pt"
+            ).to(self._device)
+            with torch.inference_mode():
+                states = model(**batch).last_hidden_state
+            mask = batch["attention_mask"][:, :, None]
+            pooled = torch.nn.functional.normalize((states * mask).sum(dim=1), dim=1).cpu()
+            for place, vector in zip(places, pooled, strict=True):
+                found[place] = vector
+        return torch.stack(found)
+
+    def load_body(self) -> PreTrainedModel:
+        """The base as a causal language model, float32; kept for the lm_head's turn."""
+        return self._body
+
+    @cached_property
+    def _body(self) -> PreTrainedModel:
+        from tokensurgeon.evaluation.loading import load_model
+
+        model, _ = load_model(
+            str(self._base), device=str(self._device), trust_remote_code=self._trust_remote_code
+        )
+        return model
+
+    def load_hypernetwork(self) -> dict[str, Tensor] | None:
+        """Weights from the recipe's file; None where there is none."""
+        if self._rules.hypernetwork is None or not Path(self._rules.hypernetwork).expanduser().is_file():
+            return None
+        try:
+            weights: dict[str, Tensor] = load_file(Path(self._rules.hypernetwork).expanduser())
+        except SafetensorError as error:
+            raise InputError(
+                f"{self._rules.hypernetwork}: {error}", "a hypernetwork that tokensurgeon saved"
+            ) from error
+        return weights
+
+    def save_hypernetwork(self, weights: dict[str, Tensor]) -> None:
+        """Write weights to the recipe's file, if it names one."""
+        if self._rules.hypernetwork is None:
+            return
+        path = Path(self._rules.hypernetwork).expanduser()
+        unfinished = path.with_name(path.name + ".tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({name: part.contiguous() for name, part in weights.items()}, unfinished)
+            unfinished.replace(path)
+        except OSError as error:
+            raise ResourceError(f"{path}: {error.strerror}", "a file that can be written") from error
+
+
+def _read_lines(path: str) -> list[str]:
+    return next(iter(read_texts([Path(path).expanduser()]).values())).splitlines()
+
+
+def _read_vectors(path: str | None) -> WordVectors | None:
+    if path is None:
+        return None
+    from gensim.models import KeyedVectors
+
+    try:
+        vectors = KeyedVectors.load_word2vec_format(
+            str(Path(path).expanduser()), binary=path.endswith(".bin"), limit=_MOST_WORDS
+        )
+    except (OSError, ValueError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: {error}", "word vectors in word2vec's text format, or binary ones in a .bin"
+        ) from error
+    return WordVectors(list(vectors.index_to_key), torch.tensor(vectors.vectors, dtype=torch.float32))

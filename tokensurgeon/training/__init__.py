@@ -1,0 +1,1 @@
+"""Predictors of rows that are trained."""
