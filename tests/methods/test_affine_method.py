@@ -85,9 +85,9 @@ def test_an_affine_map_is_found(context, tools, fit, scaling):
         anchor_bases=torch.arange(1000) + 10,
     )
     made = run(told, fit=fit, scaling=scaling, ridge=1e-6, steps=2000)
-    torch.testing.assert_close(
-        made, donor[1000:] @ turn + 3, rtol=0, atol=0.25 if scaling == "standard" else 0.01
-    )
+    # Standardising turned spaces leaves a difference that no rotation can undo.
+    near = 0.25 if (fit, scaling) == ("orthogonal", "standard") else 0.01
+    torch.testing.assert_close(made, donor[1000:] @ turn + 3, rtol=0, atol=near)
 
 
 def test_the_first_step_of_sgd_goes_against_the_gradients_sign(context):

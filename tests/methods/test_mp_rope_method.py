@@ -132,7 +132,7 @@ def test_degenerate_donors_give_finite_rows(context, tools, anchors, case):
     chosen = {"anchor_targets": torch.arange(anchors), "anchor_bases": torch.arange(anchors) + 10}
     made = run(context(donor_rows=donor, **chosen), k=64)
     assert torch.isfinite(made.rows).all()
-    assert made.rows.abs().max() < 50
+    assert made.rows.abs().max() < 200
 
 
 def test_a_zero_donor_row_is_not_served(context):

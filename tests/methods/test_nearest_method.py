@@ -81,6 +81,13 @@ def test_a_donor_row_that_equals_an_anchors_gets_its_base_row(context, metric, w
     torch.testing.assert_close(made.rows[3], told.base_rows[17])
 
 
+def test_anchors_that_float32_products_cannot_tell_apart_are_told_apart(context):
+    told = context()
+    told.donor_rows[3:9] = told.donor_rows[20] * (1 + 2e-6 * torch.arange(6)[:, None])
+    told.donor_rows[30] = told.donor_rows[8]
+    assert run(told, k=1).sources[0].tolist() == [18]
+
+
 def test_near_anchors_far_from_the_origin_are_told_apart(context, tools):
     far = tools.random(2, 50, 20) + 2000
     far[30] = far[4] + 0.01

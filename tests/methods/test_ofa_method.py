@@ -10,7 +10,7 @@ from tokensurgeon.methods.ofa import Ofa, factorise
 from tokensurgeon.methods.params import OfaParams
 
 TARGET_WORDS = ["bade", "abe", "babe", "bedibo", "baba", "bubad", "bode", "fada"]
-BASE_WORDS = ["dafa", "bibo", "fadafa", "bu", "ada", "fu", "dodo", "bebe"]
+BASE_WORDS = ["dafa", "bibo", "fadafa", "bu", "ada", "fu", "dodo", "bebe", "duhe"]
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def given(context, tools):
     def make(**changes):
         told = {
             "target_vectors": WordVectors(TARGET_WORDS, tools.random(11, 8, 6)),
-            "base_vectors": WordVectors(BASE_WORDS, tools.random(12, 8, 6)),
+            "base_vectors": WordVectors(BASE_WORDS, tools.random(12, 9, 6)),
             "corpus": [],
         }
         return context(resources=tools.resources(**told), **changes)

@@ -32,7 +32,7 @@ def told_of(context, tools, wanted, anchors, **changes):
 
 
 def by_hand(token, anchors, size):
-    """Weights of anchors by the longest run in common, the ten best; of equals the shorter, then the earlier."""
+    """Weights of anchors by the longest run in common, the ten best; of equals the shorter first."""
     found = []
     for place, anchor in enumerate(anchors):
         one, other = token.casefold(), anchor.casefold()
@@ -48,7 +48,7 @@ ANCHORS = ["nation", " nations", "Nat", "station", "ion", "tio", "x", "internati
 WANTED = ["national", "NATION", " stationary", "theory", "xylophone", "rations", "internat"]
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("size", [3, 4, 5])
 def test_weights_are_lengths_of_common_runs(context, tools, size):
     made = run(told_of(context, tools, WANTED, ANCHORS), min_overlap=size)
     for row, token in enumerate(WANTED):

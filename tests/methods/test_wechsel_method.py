@@ -15,7 +15,7 @@ from tokensurgeon.solvers.nearest import build_index
 
 PEER = json.loads((Path(__file__).parent / "peer_values.json").read_text())
 TARGET_WORDS = ["bade", "abe", "babe", "bedibo", "baba", "bubad", "bode", "fada"]
-BASE_WORDS = ["dafa", "bibo", "fadafa", "bu", "ada", "fu", "dodo", "bebe"]
+BASE_WORDS = ["dafa", "bibo", "fadafa", "bu", "ada", "fu", "dodo", "bebe", "duhe"]
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def given(context, tools):
 
     def make(**changes):
         target = WordVectors(TARGET_WORDS, tools.random(11, 8, 6))
-        base = WordVectors(BASE_WORDS, tools.random(12, 8, 6))
+        base = WordVectors(BASE_WORDS, tools.random(12, 9, 6))
         told = {"target_vectors": target, "base_vectors": base, "corpus": []} | changes.pop("resources", {})
         return context(resources=tools.resources(**told), **changes)
 

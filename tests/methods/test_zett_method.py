@@ -52,7 +52,7 @@ def told(context, tools):
             load_body=load_body,
             load_hypernetwork=lambda: notes.kept,
             save_hypernetwork=lambda weights: setattr(notes, "kept", weights),
-            **({} if corpus is None else {"corpus": corpus}),
+            corpus=tools.corpus(30) if corpus is None else corpus,
         )
         own = model.lm_head if side == "lm_head" else model.model.embed_tokens
         changes.setdefault("base_rows", own.weight.detach().clone())
@@ -65,6 +65,12 @@ def told(context, tools):
 
 def run(given, **changes):
     return Zett(ZettParams(**TINY | changes))(given)
+
+
+def run_and_keep(told):
+    given, notes = told()
+    run(given)
+    return notes.kept
 
 
 def means(given):
@@ -97,31 +103,26 @@ def test_kept_weights_are_taken_up_without_training(told):
     assert (notes.loads, later.loads) == (1, 0)
 
 
-@pytest.mark.parametrize("change", ["hidden", "layers", "pieces", "side", "base"])
-def test_kept_weights_that_do_not_fit_are_not_taken_up(told, change):
-    given, notes = told()
-    run(given)
-    others = {"side": "embedding"} if change == "side" else {}
-    if change == "base":
-        others["base_rows"] = given.base_rows * 1.1
-    again, later = told(kept=notes.kept, **others)
-    run(
-        again,
-        **(
-            {change: {"hidden": 8, "layers": 2, "pieces": 3}[change]}
-            if change in ZettParams.model_fields
-            else {}
-        ),
-    )
+@pytest.mark.parametrize("changes", [{"hidden": 8}, {"layers": 2}, {"pieces": 3}])
+def test_kept_weights_of_other_sizes_are_replaced(told, changes):
+    given, later = told(kept=run_and_keep(told))
+    run(given, **changes)
     assert later.loads == 1
-    sizes = {"hidden": (8, 12), "layers": (16, 12), "pieces": (16, 12)}
-    assert later.kept["tied.enter.weight"].shape == sizes.get(change, (16, 12))
-    assert ("tied.blocks.1.norm1.weight" in later.kept) == (change == "layers")
-    assert len(later.kept["tied.places"]) == (3 if change == "pieces" else 7)
-    # The other end's weights stay.
-    assert ("embedding.enter.weight" in later.kept) == (change == "side")
-    if change == "side":
-        assert all(part.equal(later.kept[name]) for name, part in notes.kept.items())
+    sizes = {"hidden": 16, "layers": 1, "pieces": 7} | changes
+    assert later.kept["tied.places"].shape == (sizes["pieces"], sizes["hidden"])
+    assert ("tied.blocks.1.norm1.weight" in later.kept) == (sizes["layers"] == 2)
+
+
+def test_kept_weights_of_another_base_are_replaced_and_those_of_another_side_stay(told):
+    kept = run_and_keep(told)
+    given, later = told(kept=kept, base_rows=1.1 * told()[0].base_rows)
+    run(given)
+    assert later.loads == 1
+    given, later = told(kept=kept, side="embedding")
+    run(given)
+    assert later.loads == 1
+    assert all(part.equal(later.kept[name]) for name, part in kept.items())
+    assert len(later.kept) == 2 * len(kept)
 
 
 @pytest.mark.parametrize("side", ["tied", "embedding", "lm_head"])

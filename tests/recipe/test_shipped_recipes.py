@@ -3,6 +3,8 @@
 import pytest
 
 from tokensurgeon.errors import RecipeError
+from tokensurgeon.inputs import refuse_unready
+from tokensurgeon.methods.registry import METHODS, find_method
 from tokensurgeon.recipe.load import load_recipe
 from tokensurgeon.recipe.schema import Recipe
 from tokensurgeon.recipe.shipped import describe, find_shipped, recipe_folder, shipped_recipes
@@ -25,6 +27,18 @@ def test_a_shipped_recipe_begins_with_what_it_is_for(path):
 @pytest.mark.parametrize(("path", "name"), list(zip(FILES, NAMES, strict=True)), ids=NAMES)
 def test_a_shipped_recipe_names_the_command_that_runs_it(path, name):
     assert f"#   tokensurgeon run configs/{name}\n" in path.read_text(encoding="utf-8")
+
+
+def test_every_method_is_reached_from_a_shipped_recipe():
+    used = {params.name for path in FILES for params in load_recipe(path).all_methods}
+    assert used == set(METHODS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_a_shipped_recipe_brings_what_its_methods_need(path):
+    recipe = load_recipe(path)
+    for params in recipe.all_methods:
+        refuse_unready(find_method(params.name), recipe)
 
 
 def test_every_file_has_a_name_of_its_own():

@@ -27,6 +27,8 @@ from tokensurgeon.methods.params import MpRopeParams
 from tokensurgeon.solvers.dictionary import Dictionary
 
 _SHORTLIST = 64
+# Rows whose shortlists are turned at a time: what leaves the cache takes half as long again.
+_ROWS = 16
 # A turned anchor adds nothing when so little of it, or of the donor row, is left.
 _DEPENDENT = 1e-4
 
@@ -117,7 +119,8 @@ def _pursue(rows: Tensor, atoms: Tensor, turns: Tensor, k: int) -> _Pursuit:
     for step in range(k):
         scores = (residual @ atoms.mT).abs().scatter(1, places[:, :step], -1.0)
         free, shortlist = scores.topk(min(_SHORTLIST, len(atoms)), dim=1)
-        products = _turned_products(atoms[shortlist], residual, turns)
+        parts = zip(shortlist.split(_ROWS), residual.split(_ROWS), strict=True)
+        products = torch.cat([_turned_products(atoms[near], left, turns) for near, left in parts])
         best = torch.where(free < 0, -1, products.abs()).argmax(dim=1, keepdim=True)
         places[:, step] = shortlist.gather(1, best)[:, 0]
         atom = atoms[places[:, step]]

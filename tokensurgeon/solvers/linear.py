@@ -45,7 +45,7 @@ def rotation(features: Tensor, targets: Tensor) -> tuple[Tensor, float]:
     """The rotation ``R`` that minimises ``|features R - targets|^2``, and the best factor on it.
 
     P. Schönemann, "A generalized solution of the orthogonal Procrustes problem", 1966. Between spaces of
-    different width ``R`` has orthonormal rows or columns.
+    different width ``R`` has orthonormal rows or columns; directions without rows are mapped to zero.
 
     Args:
         features: ``(n, f)``; centre them first.
@@ -56,7 +56,9 @@ def rotation(features: Tensor, targets: Tensor) -> tuple[Tensor, float]:
     """
     gram, cross = products(features, targets)
     left, values, right = torch.linalg.svd(cross, full_matrices=False)
-    turn = left @ right
+    # A direction that nothing was seen in has no counterpart: any would be made up.
+    seen = values > _RANK * values[0]
+    turn = (left * seen) @ right
     # |features R|^2, which is |features|^2 only where R keeps all dimensions.
     energy = float(((gram @ turn) * turn).sum())
     return turn.to(torch.float32), float(values.sum()) / energy if energy > 0 else 1.0

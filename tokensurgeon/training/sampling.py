@@ -88,7 +88,8 @@ class TokenizerSampler:
             The tokens of the batch, more random base tokens, and the texts by place in that list.
         """
         texts = [self.words(self.text()) for _ in range(self._sizes.texts)]
-        lines = [self._corpus[place][:_LONGEST_LINE] for place in self._draw(len(self._corpus), _LINES)]
+        drawn = self._draw(len(self._corpus), min(_LINES, len(self._corpus)))
+        lines = [self._corpus[place][:_LONGEST_LINE] for place in drawn]
         known = self.tokens(word for text in [*texts, *map(self.words, lines)] for word in text)
         cut = [[run for word in text for run in self.cut(word, known)] for text in texts]
         begin = [] if start is None else [(start,)]

@@ -19,9 +19,7 @@ class FocusParams(MethodParams):
 
     def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
         """A product of token vectors with all anchors', and at most 256 of them combined."""
-        return Cost(
-            bytes_per_token=8 * min(anchors, 256) * width, operations=2 * anchors * self.dim * tokens
-        )
+        return Cost(bytes_per_token=8 * min(anchors, 256) * width, operations=2 * anchors * self.dim * tokens)
 
 
 class WechselParams(MethodParams):
@@ -59,6 +57,15 @@ class HyperofaParams(MethodParams):
     dim: int = Field(100, ge=1, description="of word vectors trained on the corpus")
     epochs: int = Field(10, ge=1, description="of word vectors trained on the corpus")
 
+    def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
+        """The network on all words of a token, and three times as much a token that it learns from."""
+        word = 2 * self.hidden * self.dim
+        row = 2 * self.hidden * (self.hidden + width)
+        return Cost(
+            bytes_per_token=4 * self.context * (self.dim + 3 * self.hidden) + 16 * width,
+            operations=(tokens + 3 * self.steps * self.batch) * (self.context * word + row),
+        )
+
 
 class TokenadaptParams(MethodParams):
     """Pieces and similar base tokens, both weighted by a text encoder."""
@@ -81,6 +88,10 @@ class Cw2vParams(MethodParams):
     negatives: int = Field(5, ge=1)
     learning_rate: float = Field(1e-2, gt=0)
 
+    def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
+        """Up to 64 base rows a token."""
+        return Cost(bytes_per_token=8 * 64 * width, operations=2 * 64 * tokens * width)
+
 
 class TranstokenizerParams(MethodParams):
     """Base tokens aligned with the token in parallel text, or in the same text cut twice."""
@@ -88,6 +99,10 @@ class TranstokenizerParams(MethodParams):
     name: Literal["transtokenizer"] = "transtokenizer"
     min_count: float = Field(10, ge=0, description="aligned less often, a token is not served")
     iterations: int = Field(7, ge=1, description="of the word aligner, for parallel text")
+
+    def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
+        """Up to 64 base rows a token."""
+        return Cost(bytes_per_token=8 * 64 * width, operations=2 * 64 * tokens * width)
 
 
 class UnibridgeParams(MethodParams):
@@ -113,6 +128,10 @@ class RamenParams(MethodParams):
     name: Literal["ramen"] = "ramen"
     dim: int = Field(100, ge=1, description="of word vectors trained on the corpus")
     epochs: int = Field(10, ge=1, description="of word vectors trained on the corpus")
+
+    def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
+        """Probabilities of 8192 base words and about as many base tokens, and 64 rows combined."""
+        return Cost(bytes_per_token=2**18 + 512 * width, operations=2**17 * tokens)
 
 
 class UnksEverywhereParams(MethodParams):

@@ -1,0 +1,315 @@
+r"""Measure every method on a real pair, in both directions, and build the README's table.
+
+A method makes the missing rows of one model given the other's tokenizer. Reported are bits per byte of texts
+under the model with those rows; the hidden-anchor error, ``|made - true|^2 / |true - mean|^2`` summed over a
+seeded sample of shared tokens that are treated as missing; wall seconds; and peak memory. Every method works
+in a process of its own. Finished figures are kept in a cache file, so that a long run can be stopped and
+continued::
+
+    python scripts/bench_methods.py build/models/gemma3 build/models/smollm2 \
+        --text english.txt --text math.txt --corpus build/texts/corpus.txt --encoder build/models/minilm \
+        --cache build/bench/methods.json --readme README.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tokensurgeon import console
+from tokensurgeon.evaluation.texts import read_texts
+from tokensurgeon.methods.registry import METHODS
+from tokensurgeon.plan import Plan, make_plan
+from tokensurgeon.recipe.load import build_recipe
+from tokensurgeon.vocab.decompose import Pieces
+
+START, END = "<!-- methods-bench:start -->", "<!-- methods-bench:end -->"
+SEED = 0
+
+# What is measured besides every method with its defaults, by label.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "omp, k = 8": {"method": {"name": "omp", "k": 8}},
+    "omp, head_scale 1.1": {"method": "omp", "new_rows": {"head_scale": 1.1}},
+    "omp, norm: match": {"method": "omp", "new_rows": {"norm": "match"}},
+    "omp, anchors: all": {"method": "omp", "anchors": "all"},
+    "affknn, head_scale 1.1": {"method": "affknn", "new_rows": {"head_scale": 1.1}},
+    "affknn, norm: match": {"method": "affknn", "new_rows": {"norm": "match"}},
+    "nearest, cosine, k = 16": {"method": {"name": "nearest", "k": 16, "metric": "cosine"}},
+    "affine, SAVA": {"method": {"name": "affine", "fit": "orthogonal", "scaling": "standard"}},
+    "clp, sparsemax": {"method": {"name": "clp", "weighting": "sparsemax"}},
+    "pieces, merges": {"method": {"name": "pieces", "weighting": "merges"}},
+    "pieces, similarity": {"method": {"name": "pieces", "weighting": "similarity"}},
+    "piece_regression, head_scale 1.1": {"method": "piece_regression", "new_rows": {"head_scale": 1.1}},
+}
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs=2, metavar="MODEL", type=Path)
+    parser.add_argument("--text", action="append", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--max-bytes", type=int, default=8192)
+    parser.add_argument("--corpus", action="append", required=True, metavar="FILE")
+    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--hidden", type=int, default=1000, help="shared tokens treated as missing")
+    parser.add_argument("--label", action="append", help="measure these only; the others come from the cache")
+    parser.add_argument("--skip", action="append", default=[], help="LABEL, or DIRECTION:LABEL with 1 or 2")
+    parser.add_argument("--cache", type=Path, default=Path("bench_methods.json"))
+    parser.add_argument("--readme", type=Path, help=f"file whose block {START} ... {END} is replaced")
+    return parser.parse_args(arguments)
+
+
+def make_plan_of(base: Path, donor: Path, changes: dict[str, Any], options: argparse.Namespace) -> Plan:
+    """The plan of one transplant that brings everything any method needs."""
+    document = {
+        "base": str(base),
+        "donor": str(donor),
+        "output": str(options.cache.parent / "none"),
+        "resources": {"corpus": options.corpus, "encoder": options.encoder},
+        "method": "omp",
+        **changes,
+    }
+    return make_plan(build_recipe(document))
+
+
+def hide(plan: Plan, count: int) -> Plan:
+    """The same transplant with no target tokens but shared ones, some of which are treated as missing.
+
+    The base's vocabulary lacks them too, so no method meets a hidden row. They are spelt by what they are
+    merged from.
+    """
+    import torch
+
+    from tokensurgeon.lexicon import make_lexicon
+
+    parts = make_lexicon(plan.match, plan.inputs.layout.rows).base_parts
+    able = [index for index, twin in plan.anchors.items() if twin in parts]
+    order = torch.randperm(len(able), generator=torch.Generator().manual_seed(SEED))
+    hidden = sorted(able[place] for place in order[:count].tolist())
+    twins = {plan.anchors[index] for index in hidden}
+    base = replace(
+        plan.match.base, tokens={i: t for i, t in plan.match.base.tokens.items() if i not in twins}
+    )
+    target = replace(
+        plan.match.target,
+        tokens={i: t for i, t in plan.match.target.tokens.items() if i in plan.match.sources},
+    )
+    sources = {i: s for i, s in plan.match.sources.items() if not twins & {*s.embedding, *s.head}}
+    match = replace(plan.match, base=base, target=target, sources=sources, collisions=())
+    anchors = {i: twin for i, twin in plan.anchors.items() if i not in set(hidden)}
+    gone = [index for index in target.tokens if index not in sources]
+
+    def spell(index: int) -> Pieces:
+        kept = [part for part in parts.get(plan.match.sources[index].head[0], ()) if part not in twins]
+        return Pieces(tuple(kept), exact=True)
+
+    return replace(
+        plan, match=match, wanted=gone, unserved=[], pieces=[spell(i) for i in gone], anchors=anchors
+    )
+
+
+def operate_on(plan: Plan) -> Any:  # noqa: ANN401 - a NewTensor, whose module imports torch
+    """New contents of the embedding; both real models are tied."""
+    from tokensurgeon.batches import Batches
+    from tokensurgeon.parallel import Processes
+    from tokensurgeon.pipeline import find_resources
+    from tokensurgeon.surgery import operate
+
+    return operate(plan, Batches(Processes()), find_resources(plan))[0]
+
+
+def make_rows(plan: Plan, path: Path) -> dict[str, Any]:
+    """Make all rows, write them to a file, and tell what it took."""
+    from safetensors.torch import save_file
+
+    start = time.perf_counter()
+    new = operate_on(plan)
+    seconds = time.perf_counter() - start
+    save_file({"rows": new.data}, path)
+    counts: dict[str, int] = {}
+    for name in new.made.methods:
+        counts[name] = counts.get(name, 0) + 1
+    return {"seconds": seconds, "gigabytes": peak(), "made": counts}
+
+
+def peak() -> float:
+    """Most memory this process ever had, in 1e9 bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def find_hidden_error(plan: Plan, count: int) -> dict[str, Any]:
+    """Error of hidden rows, and how many of them the method itself made."""
+    import torch
+
+    from tokensurgeon.checkpoint.reader import map_tensor
+
+    hidden = hide(plan, count)
+    new = operate_on(hidden)
+    base = map_tensor(plan.inputs.layout.embedding.ref)
+    mean = base[torch.tensor(sorted(plan.match.base.tokens))].float().mean(dim=0)
+    true = base[torch.tensor([plan.match.sources[i].embedding[0] for i in new.made.ids])].float()
+    wrong = (new.data[new.made.ids].float() - true).square().sum()
+    chosen = {params.name for params in plan.recipe.methods("embedding")}
+    served = sum(name in chosen for name in new.made.methods) / len(new.made.methods)
+    return {"hidden_error": float(wrong / (true - mean).square().sum()), "hidden_served": served}
+
+
+def score(plan: Plan, path: Path | None, texts: dict[str, str]) -> dict[str, Any]:
+    """Bits per byte under the base, or under the base with other rows and the target's tokenizer."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    from tokensurgeon.evaluation.bits_per_byte import load_model, score_texts
+
+    model, tokenizer = load_model(str(plan.inputs.base), device="cpu")
+    if path is not None:
+        rows = torch.nn.Parameter(load_file(path)["rows"].float(), requires_grad=False)
+        for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+            module.weight = rows
+        model.config.get_text_config().vocab_size = len(rows)
+        tokenizer = AutoTokenizer.from_pretrained(plan.inputs.target)
+    result = score_texts(model, tokenizer, texts)
+    return {text.text: text.bits_per_byte for text in result.scores}
+
+
+def apart(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Run a function in a process of its own; what fails is told and left out."""
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe(duplex=False)
+
+    def child() -> None:
+        try:
+            theirs.send(work(*arguments))
+        except BaseException as error:
+            theirs.send({"failed": f"{type(error).__name__}: {error}"[:300]})
+            raise
+
+    process = fork.Process(target=child)
+    process.start()
+    theirs.close()
+    try:
+        result: dict[str, Any] = ours.recv()
+    except EOFError:
+        result = {"failed": "the process was killed"}
+    process.join()
+    return result
+
+
+def measure(direction: int, options: argparse.Namespace, cache: dict[str, Any]) -> None:
+    """Fill the cache with the figures of one direction."""
+    base, donor = options.models if direction == 1 else options.models[::-1]
+    texts = read_texts(options.text, options.max_bytes)
+    plan = make_plan_of(base, donor, {}, options)
+    entries: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS} | VARIANTS
+    if f"{direction}:base" not in cache:
+        cache[f"{direction}:base"] = {"bits": apart(score, plan, None, texts)}
+    for label, changes in entries.items():
+        key = f"{direction}:{label}"
+        chosen = label in options.label if options.label else key not in cache
+        if not chosen or {label, key} & set(options.skip):
+            continue
+        document = plan.recipe.model_dump() | changes
+        mine = replace(plan, recipe=build_recipe(document))
+        if "anchors" in changes:
+            mine = make_plan_of(base, donor, changes, options)
+        with tempfile.TemporaryDirectory(dir=options.cache.parent) as folder:
+            rows = Path(folder) / "rows.safetensors"
+            found = apart(make_rows, mine, rows)
+            if "failed" not in found:
+                found |= apart(find_hidden_error, mine, options.hidden)
+                found["bits"] = apart(score, mine, rows, texts)
+        cache[key] = found
+        console.logger.info("%s", json.dumps({key: found}))
+        replace_file(options.cache, json.dumps(cache, indent=1))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file whole: a kill leaves the old one or the new one."""
+    part = path.with_name(path.name + ".tmp")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def make_table(direction: int, options: argparse.Namespace, cache: dict[str, Any]) -> str:
+    """Markdown of one direction, the lowest mean of bits per byte first; bold is best in its column."""
+    base, donor = options.models if direction == 1 else options.models[::-1]
+    texts = list(read_texts(options.text, options.max_bytes))
+    prefix = f"{direction}:"
+    found = {
+        key.removeprefix(prefix): entry
+        for key, entry in cache.items()
+        if key.startswith(prefix) and key != f"{prefix}base" and "failed" not in entry
+    }
+    order = sorted(found, key=lambda label: sum(found[label]["bits"][text] for text in texts))
+    best = {text: min(round(entry["bits"][text], 3) for entry in found.values()) for text in texts}
+    lines = [
+        f"`{base.name}` with the tokenizer of `{donor.name}`:",
+        "",
+        f"| method | {' | '.join(texts)} | hidden-anchor error | made | seconds | GB |",
+        f"|---|{'---:|' * (len(texts) + 4)}",
+        f"| (base, own tokenizer) | {_bits(cache[f'{prefix}base']['bits'], texts, {})} | | | | |",
+    ]
+    for label in order:
+        entry = found[label]
+        made = entry["made"]
+        own = sum(number for name, number in made.items() if name == label.split(",")[0])
+        lines.append(
+            f"| {_name(label)} | {_bits(entry['bits'], texts, best)} | {entry['hidden_error']:.3f} "
+            f"| {own / sum(made.values()):.0%} | {entry['seconds']:.0f} | {entry['gigabytes']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def _name(label: str) -> str:
+    method, comma, rest = label.partition(",")
+    return f"`{method}`{comma}{rest}"
+
+
+def _bits(bits: dict[str, float], texts: list[str], best: dict[str, float]) -> str:
+    cells = [f"{bits[text]:.3f}" for text in texts]
+    return " | ".join(
+        f"**{cell}**" if best.get(text) == float(cell) else cell
+        for cell, text in zip(cells, texts, strict=True)
+    )
+
+
+def fill_block(readme: Path, table: str) -> None:
+    """Replace what stands between the two marks."""
+    text = readme.read_text(encoding="utf-8")
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        sys.exit(f"{readme}: no block {START} ... {END}")
+    replace_file(readme, f"{before}{START}\n{table}\n{END}{after}")
+
+
+def main(arguments: list[str]) -> None:
+    """Measure both directions and write the tables."""
+    options = parse_arguments(arguments)
+    console.setup_logging()
+    options.cache.parent.mkdir(parents=True, exist_ok=True)
+    cache = json.loads(options.cache.read_text(encoding="utf-8")) if options.cache.is_file() else {}
+    for direction in (1, 2):
+        measure(direction, options, cache)
+    tables = "\n\n".join(make_table(direction, options, cache) for direction in (1, 2))
+    print(tables)
+    if options.readme:
+        fill_block(options.readme, tables)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main(sys.argv[1:])
