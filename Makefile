@@ -14,7 +14,8 @@ SOURCES := tokensurgeon scripts tests
 BENCH := $(BUILD)/bench
 MERGEKIT := $(BUILD)/mergekit
 
-.PHONY: help demo models test test-real lint fix clean hard bench bench-omp bench-gpu bench-stream bench-start bench-nearest
+.PHONY: help demo models test test-real lint fix clean hard
+.PHONY: bench bench-omp bench-gpu bench-stream bench-start bench-nearest bench-methods
 
 help:
 	@echo "make demo       transplant a real model's tokenizer and print where the report is"
@@ -25,6 +26,7 @@ help:
 	@echo "make models     bring the two real models only"
 	@echo "make hard       the other way round: SmolLM2 with Gemma 3's 262,144 tokens"
 	@echo "make bench      all benchmarks: bench-omp, bench-stream, bench-start, bench-nearest"
+	@echo "make bench-methods  every method on the real pair, both directions (two hours)"
 	@echo "make bench-gpu  the solver on a CUDA device, beside mergekit's"
 
 $(VENV)/installed: pyproject.toml scripts/constraints.txt
@@ -93,6 +95,14 @@ bench-start: $(VENV)/installed
 
 bench-nearest: models
 	$(BIN)/python scripts/bench_nearest.py --json $(BENCH)/nearest.json
+
+# Shared texts of the project's workplace; any others serve as well: make bench-methods TEXTS="a.txt b.txt"
+TEXTS ?= ../shared/data/english.txt ../shared/data/math.txt ../shared/data/udhr/fra.txt ../shared/data/udhr/rus.txt \
+	$(BUILD)/texts/code.txt
+
+bench-methods: models
+	$(BIN)/python scripts/bench_methods.py $(BUILD)/models/gemma3 $(BUILD)/models/smollm2 $(TEXTS:%=--text %) \
+		--corpus $(BUILD)/texts/corpus.txt --encoder $(BUILD)/models/minilm --cache $(BENCH)/methods.json
 
 clean:
 	rm -rf $(VENV) $(BUILD) dist

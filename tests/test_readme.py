@@ -77,6 +77,14 @@ def test_the_readme_names_every_method_and_every_room():
         assert f"{room.name}/" in README or room.name in README, f"{room.name} is missing from the map"
 
 
+def test_the_table_of_methods_is_what_the_command_prints(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tokensurgeon", "methods", "--markdown"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main()
+    table = README.partition("<!-- methods:start -->\n")[2].partition("<!-- methods:end -->")[0]
+    assert capsys.readouterr().out == table
+
+
 def test_pictures_in_the_readme_exist():
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
     assert pictures

@@ -179,6 +179,25 @@ def test_a_token_past_the_donors_rows_gets_a_row_and_a_warning(
     assert report.passed
 
 
+def test_a_factorised_table_is_written_beside_the_dense_one(make_model, sentencepiece, byte_level, tmp_path):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("The quick brown fox jumps over the lazy dog.\n" * 20)
+    base = make_model("llama", sentencepiece)
+    report = transplant(
+        base, byte_level, tmp_path / "out", "method={name: ofa, rank: 5}", f"resources.corpus=[{corpus}]"
+    )
+    assert report.passed
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert report.files[f"factors/{name}.safetensors"] == "rebuilt"
+        with safe_open(tmp_path / "out" / "factors" / f"{name}.safetensors", "pt") as file:
+            coordinates, primitives = (file.get_tensor(part) for part in ("coordinates", "primitives"))
+        dense = tensors(tmp_path / "out")[name].float()
+        assert (coordinates.shape, primitives.shape) == ((420, 5), (5, dense.shape[1]))
+        # The nearest table in the span of the primitives leaves a rest that is orthogonal to them.
+        rest = dense - coordinates @ primitives
+        assert (rest @ primitives.T).abs().max() < 1e-3 * dense.norm()
+
+
 def test_a_head_bias_follows_its_head(make_model, sentencepiece, byte_level, tmp_path):
     base = make_model("phi", sentencepiece)
     report = transplant(base, byte_level, tmp_path / "out", "method=pieces")

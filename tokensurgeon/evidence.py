@@ -62,7 +62,7 @@ def gather_evidence(
         config_changes=[
             r.FieldChange(file=c.file, field=c.field, old=c.old, new=c.new) for c in plan.config_changes
         ],
-        files=_files(plan),
+        files=_files(plan, tensors),
         checks=[r.Check(name=c.name, passed=c.passed, detail=c.detail) for c in verification.checks],
         scores=scores,
         warnings=[r.Notice(code=notice.code, text=notice.text) for notice in notices],
@@ -230,7 +230,7 @@ def _normalizer(vocabulary: Vocabulary) -> str:
     return str(node["type"])
 
 
-def _files(plan: Plan) -> dict[str, str]:
+def _files(plan: Plan, tensors: list[NewTensor]) -> dict[str, str]:
     files = {
         name: "target" if path.parent == plan.inputs.target or plan.inputs.target in path.parents else "base"
         for name, path in plan.copied_files.items()
@@ -247,6 +247,7 @@ def _files(plan: Plan) -> dict[str, str]:
         ),
         "rebuilt",
     )
+    files |= {new.factors_file: "rebuilt" for new in tensors if new.factors_file is not None}
     return dict(sorted(files.items()))
 
 

@@ -9,6 +9,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
+
 from tokensurgeon.batches import Batches
 from tokensurgeon.checkpoint.configs import dump_config
 from tokensurgeon.checkpoint.expectation import (
@@ -168,7 +171,22 @@ def _write(plan: Plan, tensors: list[NewTensor], stage: Path) -> None:
     with progress("writing", plan.bytes_to_write) as advance:
         link = plan.recipe.runtime.link
         hashes = write_weights(plan.inputs.base_index, replaced, stage, advance, link=link)
+    for new in tensors:
+        if new.factors_file is not None:
+            _write_factors(new, stage / new.factors_file)
     _expect(plan, tensors, hashes).save(stage)
+
+
+def _write_factors(new: NewTensor, path: Path) -> None:
+    """The nearest table of low rank beside the dense one: ``coordinates @ primitives``, both float32."""
+    assert new.made is not None and new.made.primitives is not None
+    primitives = new.made.primitives.cpu().double()
+    lengths = primitives.square().sum(dim=1)
+    into_coordinates = primitives.mT / torch.where(lengths > 0, lengths, torch.inf)
+    parts = [part.double() @ into_coordinates for part in new.data.split(8192)]
+    path.parent.mkdir(exist_ok=True)
+    factors = {"coordinates": torch.cat(parts).float(), "primitives": primitives.float().contiguous()}
+    save_file(factors, path, metadata={"format": "pt"})
 
 
 def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str]) -> Expectation:

@@ -102,6 +102,13 @@ class NewTensor:
     anchors: list[int] = field(default_factory=list)
     note: str = ""
 
+    @property
+    def factors_file(self) -> str | None:
+        """Where the output holds a factorised form, for methods that have one."""
+        if self.made is None or self.made.primitives is None or self.equal_to is not None:
+            return None
+        return f"factors/{self.tensor.name}.safetensors"
+
 
 def operate(plan: Plan, batches: Batches, resources: FileResources) -> list[NewTensor]:
     """Make the new contents of all vocabulary tensors.

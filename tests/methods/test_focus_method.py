@@ -35,7 +35,9 @@ def test_rows_are_sparsemax_combinations_of_the_anchors(context):
             torch.testing.assert_close(made.rows[row], told.base_mean)
             continue
         weights = slow_sparsemax(torch.stack([place[target] @ place[anchor] for anchor, _ in anchors]))
-        expected = sum(weight * told.base_rows[base] for weight, (_, base) in zip(weights, anchors, strict=True))
+        expected = sum(
+            weight * told.base_rows[base] for weight, (_, base) in zip(weights, anchors, strict=True)
+        )
         torch.testing.assert_close(made.rows[row], expected.float(), rtol=1e-4, atol=1e-4)
 
 

@@ -9,7 +9,21 @@ from tokensurgeon.methods.params import HyperofaParams
 from tokensurgeon.methods.wordvectors import Holdings
 
 SMALL = {"hidden": 24, "steps": 60, "batch": 16, "context": 6, "learning_rate": 5e-3}
-WORDS = ["bade", "abe", "babe", "bedibo", "baba", "bubad", "bode", "fada", "dafa", "bibo", "fu", "dodo", "duhe"]
+WORDS = [
+    "bade",
+    "abe",
+    "babe",
+    "bedibo",
+    "baba",
+    "bubad",
+    "bode",
+    "fada",
+    "dafa",
+    "bibo",
+    "fu",
+    "dodo",
+    "duhe",
+]
 
 
 @pytest.fixture
@@ -18,7 +32,7 @@ def given(context, tools):
 
     def make(**changes):
         words = WordVectors(WORDS, tools.random(11, len(WORDS), 6))
-        return context(resources=tools.resources(**{"target_vectors": words, "corpus": []}), **changes)
+        return context(resources=tools.resources(target_vectors=words, corpus=[]), **changes)
 
     return make
 
@@ -37,7 +51,8 @@ def test_the_network_learns_rows_that_the_words_tell(context, tools):
     )
     guess = (rows[36:] - rows[18:36].mean(dim=0)).norm()
     errors = [
-        (Hyperofa(HyperofaParams(**SMALL | {"steps": steps}))(told).rows - rows[36:]).norm() for steps in (1, 800)
+        (Hyperofa(HyperofaParams(**SMALL | {"steps": steps}))(told).rows - rows[36:]).norm()
+        for steps in (1, 800)
     ]
     assert errors[1] < 0.5 * guess < errors[0]
 

@@ -96,7 +96,10 @@ def test_a_table_of_lower_rank_than_asked_for_is_kept_whole(given, tools):
     torch.testing.assert_close(coordinates @ primitives, low, rtol=1e-3, atol=1e-3)
     whole, cut = (Ofa(OfaParams(rank=rank))(given(base_rows=low)) for rank in (None, 8))
     torch.testing.assert_close(cut.rows, whole.rows, rtol=1e-3, atol=1e-3)
-    for zero in (factorise(torch.zeros(5, 3), 2), Ofa(OfaParams(rank=2))(given(base_rows=torch.zeros(40, 12)))):
+    for zero in (
+        factorise(torch.zeros(5, 3), 2),
+        Ofa(OfaParams(rank=2))(given(base_rows=torch.zeros(40, 12))),
+    ):
         rows = zero[0] if isinstance(zero, tuple) else zero.rows
         assert not rows.any()
 

@@ -99,6 +99,16 @@ def test_options_shape_the_vectors(tools, changes):
     assert rows.shape != other_rows.shape or (rows - other_rows).abs().max() > 1e-2
 
 
+def test_near_tokens_count_more_than_far_ones(tools):
+    text = read_tokens(make_lines(tools, 40), split)
+    near, alike = (
+        glove(*count_pairs(*text, 3, weigh), 50, 12, 8, seeded())
+        for weigh in (lambda far: 1 / far, lambda far: 1)
+    )
+    assert method().vectors(text, seeded())[1].equal(near)
+    assert not near.equal(alike)
+
+
 def test_rare_tokens_are_cut_out_before_distances_are_measured():
     text = read_tokens(["1 9 2", "1 2", "1 8 2"], split)
     kept = read_tokens(["1 2"] * 3, split)

@@ -89,8 +89,9 @@ class Cw2vParams(MethodParams):
     learning_rate: float = Field(1e-2, gt=0)
 
     def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
-        """Up to 64 base rows a token."""
-        return Cost(bytes_per_token=8 * 64 * width, operations=2 * 64 * tokens * width)
+        """Up to 64 base rows a token, and the same three times over for each pair that it learns from."""
+        learnt = 3 * self.steps * self.batch * (64 + self.negatives)
+        return Cost(bytes_per_token=8 * 64 * width, operations=2 * (64 * tokens + learnt) * width)
 
 
 class TranstokenizerParams(MethodParams):
