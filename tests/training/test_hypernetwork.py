@@ -68,6 +68,28 @@ def test_a_prediction_is_the_mean_and_a_transformers_correction(hidden, layers):
                 torch.testing.assert_close(row, by_hand(network, pieces[:count]), rtol=1e-4, atol=1e-4)
 
 
+def test_it_starts_from_the_best_linear_prediction():
+    first, last, offset = random(1, WIDTH, WIDTH), random(2, WIDTH, WIDTH), random(3, WIDTH)
+    rows = random(4, 200, 2, WIDTH)
+    goals = rows[:, 0] @ first + rows[:, 1] @ last + offset
+    present = torch.ones(200, 2, dtype=torch.bool)
+    network = make_network()
+    network.start_from(rows[:150], present[:150], goals[:150], strength=0.0)
+    torch.testing.assert_close(network(rows[150:], present[150:]), goals[150:], rtol=1e-3, atol=1e-3)
+    network.start_from(rows[:150], present[:150], goals[:150], strength=1e6)
+    near_mean = network(rows[150:], present[150:])
+    torch.testing.assert_close(near_mean, goals[:150].mean(dim=0).expand(50, -1), rtol=1e-2, atol=1e-1)
+
+
+def test_padding_tells_a_linear_prediction_nothing():
+    rows, present = random(4, 80, 3, WIDTH), torch.tensor([[True, True, False]] * 80)
+    network = make_network()
+    network.start_from(rows, present, random(5, 80, WIDTH), strength=0.1)
+    before = network(rows, present)
+    torch.testing.assert_close(network(rows + 100 * ~present[:, :, None], present), before)
+    torch.testing.assert_close(network(rows[:, :2], present[:, :2]), before)
+
+
 def test_a_single_piece_keeps_its_row_after_training():
     network, rows = stir(make_network()), random(2, 2, 4, WIDTH)
     for present in (torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]]), torch.tensor([[1, 0, 0, 0]] * 2)):

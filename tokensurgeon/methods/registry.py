@@ -164,9 +164,7 @@ _LINES = (
         "Kaplan et al. 2024 (From Tokens to Words), arXiv:2410.05864",
         ("forward passes",),
     ),
-    _line(
-        params.MeanParams, "the mean row", "Hewitt 2021, nlp.stanford.edu/~johnhew/vocab-expansion.html"
-    ),
+    _line(params.MeanParams, "the mean row", "Hewitt 2021, nlp.stanford.edu/~johnhew/vocab-expansion.html"),
     _line(
         params.GaussianParams,
         "random, with the base's mean and per-dimension or full covariance, seeded",

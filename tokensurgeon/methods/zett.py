@@ -21,6 +21,8 @@ from tokensurgeon.training.hypernetwork import FrozenBody, Hypernetwork, lexical
 from tokensurgeon.training.sampling import Batch, Run, Sizes, TokenizerSampler
 
 _EXAMPLES = 256
+_FITTED = 2**15
+_RIDGE = 0.03
 
 
 class Zett:
@@ -135,7 +137,7 @@ class Zett:
     def lexical(
         self, context: MethodContext, network: Hypernetwork, generator: torch.Generator
     ) -> Callable[[int], Tensor] | None:
-        """The distance of predictions to the rows of the base's own tokens.
+        """The distance of predictions to the rows of the base's own tokens, from the best linear ones on.
 
         Args:
             context: Where the tokens are.
@@ -155,6 +157,11 @@ class Zett:
             return None
         tokens = torch.tensor(list(known))
         ids, present = self.padded(list(known.values()))
+
+        some = torch.randperm(len(tokens), generator=generator)[:_FITTED]
+        network.start_from(
+            context.base(ids[some]), present[some].to(context.device), context.base(tokens[some]), _RIDGE
+        )
 
         def loss_of(step: int) -> Tensor:
             drawn = torch.randint(len(tokens), (_EXAMPLES,), generator=generator)

@@ -154,7 +154,6 @@ class Vocabulary:
             return []
         return ids
 
-
     def segment(self, text: str) -> tuple[list[int], list[int]]:
         """Encode text, and tell where each token ends.
 

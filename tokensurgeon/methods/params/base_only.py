@@ -41,7 +41,7 @@ class DetokenizeParams(MethodParams):
     layer: float | None = Field(
         None, ge=0, le=1, description="depth to read at, a share; by default the best of the first two thirds"
     )
-    sample: int = Field(4096, ge=16, description="base tokens the map back is fitted to")
+    sample: int = Field(8192, ge=16, description="base tokens the map back is fitted to")
     ridge: float = Field(0.1, ge=0, description="in units of the mean variance of the hidden states")
 
     def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:

@@ -13,8 +13,8 @@ class ZettParams(MethodParams):
     """A hypernetwork from a token's pieces to its row, trained over sampled tokenizers of the corpus."""
 
     name: Literal["zett"] = "zett"
-    steps: int = Field(200, ge=1, description="training steps, each with a tokenizer of its own")
-    warmup: int = Field(200, ge=0, description="steps on the base's own tokens before them, no body")
+    steps: int = Field(50, ge=1, description="training steps, each with a tokenizer of its own")
+    warmup: int = Field(500, ge=0, description="steps on the base's own tokens before them, no body")
     batch: int = Field(8, ge=1, description="texts a step")
     block: int = Field(128, ge=8, description="tokens a text")
     layers: int = Field(2, ge=1)
