@@ -2,9 +2,9 @@ r"""Measure every method on a real pair, in both directions, and build the READM
 
 A method makes the missing rows of one model given the other's tokenizer. Reported are bits per byte of texts
 under the model with those rows; the hidden-anchor error, ``|made - true|^2 / |true - mean|^2`` summed over a
-seeded sample of shared tokens that are treated as missing; processor seconds; and peak memory. Every method works
-in a process of its own. Finished figures are kept in a cache file, so that a long run can be stopped and
-continued::
+seeded sample of shared tokens that are treated as missing; processor seconds; and peak memory. Every method
+works in a process of its own. Finished figures are kept in a cache file, so that a long run can be stopped
+and continued::
 
     python scripts/bench_methods.py build/models/gemma3 build/models/smollm2 \
         --text english.txt --text math.txt --corpus build/texts/corpus.txt --encoder build/models/minilm \

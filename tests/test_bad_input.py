@@ -165,12 +165,6 @@ def test_pickles_are_not_opened(models, refuses, tmp_path):
     refuses(4, "only pickled weights", *transplant(base, donor, tmp_path / "out"))
 
 
-def test_too_few_anchors(models, refuses, tmp_path):
-    base, donor = models
-    arguments = ["transplant", base, donor, tmp_path / "out", "--set", "anchors.minimum=1000"]
-    refuses(4, "at least 1000 (anchors.minimum)", *arguments)
-
-
 def test_too_little_overlap(models, refuses, tmp_path):
     base, donor = models
     arguments = [*transplant(base, donor, tmp_path / "out"), "--set", "anchors.min_coverage=0.99"]
@@ -264,7 +258,7 @@ def test_a_corpus_that_cannot_be_used(data, said, models, refuses, tmp_path):
     refuses(3, said, *arguments, "--set", f"resources.corpus=[{corpus}]", "--set", "anchors.minimum=8")
 
 
-@pytest.mark.parametrize("method", ["nearest", "unks_everywhere"])
+@pytest.mark.parametrize("method", ["omp", "nearest", "unks_everywhere"])
 def test_too_few_anchors(method, models, refuses, tmp_path):
     arguments = ["transplant", *models, tmp_path / "out", "--method", method]
     arguments += ["--set", "anchors.minimum=1000"]

@@ -37,6 +37,8 @@ from tokensurgeon.vocab.vocabulary import Vocabulary, load_vocabulary
 _MOST_TOKENS = {"cpu": 256, "cuda": 4096}
 _LEAST_TOKENS = 64
 _PROGRAM_BYTES = 800_000_000
+# Base tokens a row is combined from, at most; each is kept with its coefficient.
+_SOURCES = 64
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,7 @@ class Plan:
         embedding = self.inputs.layout.embedding.ref
         rows, width = embedding.shape
         total = _PROGRAM_BYTES + embedding.nbytes // rows * (rows + 2 * self.rows)
-        most = max(getattr(params, "k", 1) for params in self.recipe.all_methods)
-        made = len(self.wanted) * (4 * width + 12 * most)
+        made = len(self.wanted) * (4 * width + 12 * _SOURCES)
         looking, solving = 0, made + min(self.batch_size, len(self.wanted)) * self.cost.bytes_per_token
         if self.inputs.donor_layout is not None:
             donor = self.inputs.donor_layout.embedding.ref
