@@ -7,9 +7,11 @@ from typing import get_args
 import pytest
 import torch
 
+from tokensurgeon.batches import Batches
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.methods.params import AnyMethod
 from tokensurgeon.methods.registry import EXTRAS, METHODS, NEEDS, find_method
+from tokensurgeon.parallel import Processes
 
 INFOS = list(METHODS.values())
 each = pytest.mark.parametrize("info", INFOS, ids=list(METHODS))
@@ -141,6 +143,24 @@ def test_every_method_takes_half_precision_tables(info, everything):
     made = build(info)(half)
     assert made.rows.dtype is torch.float32
     assert torch.isfinite(made.rows).all()
+
+
+@each
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_every_method_makes_the_same_rows_for_any_batch_split(info, batch_size, everything):
+    whole, split = (build(info)(everything(batch_size=size)) for size in (512, batch_size))
+    torch.testing.assert_close(split.rows, whole.rows, rtol=1e-4, atol=1e-5)
+    if whole.served is not None:
+        assert split.served.equal(whole.served)
+
+
+@each
+def test_every_method_lets_its_batches_be_kept_and_shared(info, everything, tmp_path):
+    runner = Batches(Processes(), tmp_path).runner(info.params(), everything(batch_size=6))
+    kept = [build(info)(everything(batch_size=6, runner=runner)) for _ in range(2)]
+    plain = build(info)(everything(batch_size=6))
+    assert kept[0].rows.equal(kept[1].rows)
+    assert kept[0].rows.equal(plain.rows)
 
 
 @each
