@@ -258,6 +258,22 @@ def test_a_corpus_that_cannot_be_used(data, said, models, refuses, tmp_path):
     refuses(3, said, *arguments, "--set", f"resources.corpus=[{corpus}]", "--set", "anchors.minimum=8")
 
 
+@pytest.mark.parametrize("method", ["detokenize", "zett"])
+def test_a_base_that_writes_no_text_for_a_method_that_lets_it(
+    method, make_model, wordpiece, byte_level, refuses, tmp_path
+):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("The quick brown fox.\n")
+    arguments = ["transplant", make_model("bert", wordpiece), byte_level, tmp_path / "out"]
+    arguments += ["--method", method, "--set", f"resources.corpus=[{corpus}]"]
+    refuses(3, "expected: a causal language model", *arguments)
+
+
+def test_an_encoder_that_is_none(models, refuses, tmp_path):
+    arguments = ["transplant", *models, tmp_path / "out", "--method", "tokenadapt"]
+    refuses(3, "a text encoder that AutoModel", *arguments, "--set", f"resources.encoder={tmp_path}")
+
+
 @pytest.mark.parametrize("method", ["omp", "nearest", "unks_everywhere"])
 def test_too_few_anchors(method, models, refuses, tmp_path):
     arguments = ["transplant", *models, tmp_path / "out", "--method", method]

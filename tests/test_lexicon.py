@@ -1,6 +1,9 @@
 """What methods are told of two vocabularies: bytes and ids that fit together."""
 
+from dataclasses import replace
+
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers
 
 from tokensurgeon.lexicon import make_lexicon
 from tokensurgeon.vocab.canonical import Kind
@@ -67,6 +70,37 @@ def test_a_segmentation_by_an_altering_tokenizer_ends_with_the_text(match, lexic
     if match.base.family != "wordpiece":
         assert b"".join(lexicon.base[index] for index in segmentation.ids) == TEXT.encode()
         assert segmentation.ends[-1] == len(TEXT.encode())
+
+
+def test_a_token_spelt_by_the_user_in_several_has_no_counterpart(byte_level, sentencepiece):
+    target, base = load_vocabulary(byte_level), load_vocabulary(sentencepiece)
+    spelt = match_vocabularies(target, base, {"<file_sep>": "the fox"})
+    index = target.by_content["<file_sep>"].id
+    assert len(spelt.sources[index].embedding) > 1
+    assert index not in make_lexicon(spelt, base.bound).base_of
+
+
+def test_reserved_tokens_of_the_base_are_left_out(byte_level, sentencepiece):
+    target, base = load_vocabulary(byte_level), load_vocabulary(sentencepiece)
+    unused = replace(base.tokens[7], content="[unused7]")
+    base = replace(base, tokens=base.tokens | {7: unused})
+    lexicon = make_lexicon(match_vocabularies(target, base), base.bound)
+    assert 7 not in lexicon.base
+    assert 8 in lexicon.base
+
+
+def test_a_leading_space_is_not_doubled_by_a_tokenizer_that_brings_its_own(tmp_path):
+    words = {"<unk>": 0, "▁": 1, "f": 2, "o": 3, "oo": 4, "foo": 5, "▁foo": 6, "▁a": 7, "a": 8}
+    merges = [("o", "o"), ("f", "oo"), ("▁", "foo"), ("▁", "a")]
+    tokenizer = Tokenizer(models.BPE(words, merges, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    vocabulary = load_vocabulary(tmp_path)
+    lexicon = make_lexicon(match_vocabularies(vocabulary, vocabulary), 9)
+    assert lexicon.segment_base("foo") == ([6], [3])
+    assert lexicon.segment_base(" foo") == ([6], [4])
+    assert lexicon.segment_base(" foo foo") == ([6, 6], [4, 8])
 
 
 def test_nothing_is_made_before_it_is_asked_for(match, monkeypatch):

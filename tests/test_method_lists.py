@@ -1,18 +1,23 @@
 """Which method makes which row: lists fall through, ends may differ, made rows may be scaled."""
 
+import json
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tokensurgeon.batches import Batches
 from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.evidence import gather_evidence
 from tokensurgeon.parallel import Processes
-from tokensurgeon.pipeline import find_resources
+from tokensurgeon.pipeline import find_resources, run
 from tokensurgeon.plan import make_plan
 from tokensurgeon.recipe.load import build_recipe
+from tokensurgeon.report.summary import summary_rows
 from tokensurgeon.surgery import operate
 
 
@@ -138,3 +143,46 @@ def test_anchors_are_cleaned_for_methods_without_a_donor_too(transplant, byte_le
     everything = report_of(*transplant("unks_everywhere", donor=str(byte_level), anchors="all"))
     assert everything.anchors.count > report.anchors.count
     assert everything.anchors.excluded == []
+
+
+def test_a_fallback_at_one_end_only_is_reported(transplant, beyond):
+    report = report_of(*transplant({"embedding": "gaussian", "lm_head": {"name": "omp", "k": 4}}))
+    assert "TS003" in {warning.code for warning in report.warnings}
+    embedding, head = report.tensors
+    assert set(embedding.made_by) == {"gaussian"}
+    assert head.made_by["pieces"] == len(beyond)
+    rows = dict(summary_rows(report))
+    assert rows["made rows, lm_head"] == f"omp {head.made_by['omp']}, pieces {len(beyond)}"
+
+
+def test_equal_rows_by_design_are_allowed_at_the_end_that_has_them(
+    make_model, sentencepiece, byte_level, tmp_path
+):
+    document = {
+        "base": str(make_model("llama", sentencepiece)),
+        "donor": str(make_model("llama", byte_level, seed=1)),
+        "output": str(tmp_path / "out"),
+        "anchors": {"minimum": 8},
+        "verify": {"forward": False},
+        "method": {"embedding": {"k": 8}, "lm_head": "zero"},
+    }
+    assert run(build_recipe(document)).report.passed
+
+
+def test_a_tie_stored_twice_has_the_eos_row_where_bos_and_eos_are_one(
+    make_model, sentencepiece, byte_level, tmp_path
+):
+    base = Path(shutil.copytree(make_model("llama", sentencepiece), tmp_path / "base"))
+    target = Path(shutil.copytree(byte_level, tmp_path / "target"))
+    weights = load_file(base / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((target / "tokenizer_config.json").read_text())
+    config["bos_token"] = config["eos_token"] = "<|im_end|>"
+    (target / "tokenizer_config.json").write_text(json.dumps(config))
+    plan = make_plan(
+        build_recipe({"base": str(base), "target": str(target), "output": "out", "method": "pieces"})
+    )
+    new = operate(plan, Batches(Processes()), find_resources(plan))[0]
+    index = plan.match.target.roles["eos"]
+    assert new.source[index] == plan.match.base.roles["eos"]

@@ -1,5 +1,7 @@
 """Corpora, dictionaries, word vectors, encoders: read once, and refused with one clear message."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from tokensurgeon.resources import FileResources
 
 
 def resources(**rules):
-    return FileResources(ResourceRules.model_validate(rules), base=None, device=torch.device("cpu"))
+    return FileResources(ResourceRules.model_validate(rules), Path("no-base"), torch.device("cpu"))
 
 
 @pytest.fixture
@@ -38,6 +40,11 @@ def test_a_corpus_is_the_lines_of_all_files_without_blank_ones(write):
 def test_a_corpus_that_cannot_be_used_is_refused(write, text, said):
     with pytest.raises(InputError, match=said):
         resources(corpus=[write("corpus.txt", text)]).check()
+
+
+def test_only_line_feeds_end_a_line(write):
+    lines = ["one\u2028two", "thr\x0cee", "four\x85"]
+    assert resources(corpus=[write("corpus.txt", "\ufeff" + "\r\n".join(lines))]).corpus == lines
 
 
 @pytest.mark.parametrize("key", ["corpus", "dictionary", "target_vectors"])

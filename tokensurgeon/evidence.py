@@ -11,6 +11,7 @@ from pathlib import Path
 from tokensurgeon import __version__
 from tokensurgeon.checkpoint.expectation import hash_file, row_digests
 from tokensurgeon.checkpoint.index import CheckpointIndex
+from tokensurgeon.checkpoint.layout import TensorRole
 from tokensurgeon.checkpoint.stream import hash_all
 from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.evaluation.texts import read_texts
@@ -46,7 +47,7 @@ def gather_evidence(
     main = tensors[0]
     traits = _traits(plan)
     known = [notice for notice in plan.notices if notice.code != "TS003"]
-    notices = [*known, *_notices(plan, main, traits), *verification.notices]
+    notices = [*known, *_notices(plan, tensors, traits), *verification.notices]
     return r.Report(
         tool_version=__version__,
         versions={name: version(name) for name in _LIBRARIES},
@@ -251,8 +252,18 @@ def _files(plan: Plan, tensors: list[NewTensor]) -> dict[str, str]:
     return dict(sorted(files.items()))
 
 
-def _notices(plan: Plan, main: NewTensor, traits: r.TokenizerTraits) -> Iterable[Notice]:
-    match = plan.match
+def _made_by_fallback(plan: Plan, tensors: list[NewTensor]) -> set[int]:
+    """Target ids that no method of the recipe served, for one tensor or another."""
+    found: set[int] = set()
+    for new in tensors:
+        asked = plan.recipe.methods("lm_head" if new.tensor.role is TensorRole.HEAD else "embedding")
+        names = {"map", *(params.name for params in asked)}
+        found |= {index for index, name in _made_by(new).items() if name not in names}
+    return found
+
+
+def _notices(plan: Plan, tensors: list[NewTensor], traits: r.TokenizerTraits) -> Iterable[Notice]:
+    match, main = plan.match, tensors[0]
     if traits.digits_base != traits.digits_target:
         yield Notice("TS001", f"{traits.digits_base} in the base, {traits.digits_target} in the target")
     if max(traits.bos_target, traits.bos_chat_target or 0) > 1:
@@ -260,8 +271,7 @@ def _notices(plan: Plan, main: NewTensor, traits: r.TokenizerTraits) -> Iterable
     if traits.bos_base and not traits.bos_target and "bos" in match.target.roles:
         name = match.target.tokens[match.target.roles["bos"]].content
         yield Notice("TS019", f"put {name} in front yourself; without it the output rambles")
-    asked = {"map", *(params.name for params in plan.recipe.methods("embedding"))}
-    fallback = [i for i, name in _made_by(main).items() if name not in asked]
+    fallback = sorted(_made_by_fallback(plan, tensors))
     if fallback:
         names = [match.target.tokens[index].text for index in fallback[:3]]
         yield Notice("TS003", f"{len(fallback)} tokens, such as {names}")

@@ -82,6 +82,10 @@ def read_inputs(recipe: Recipe) -> Inputs:
     base_index = read_index(base)
     overrides = {key: name for key, name in recipe.layout.model_dump().items() if name is not None}
     layout = find_layout(base_index, base_config, overrides)
+    if any("forward passes" in method.needs for method in methods):
+        from tokensurgeon.evaluation.loading import check_architecture
+
+        check_architecture(str(base), base_config.get("architectures"), base_config.get("auto_map"))
     donor_layout = None
     if donor is not None:
         names, index = find_weights(donor)

@@ -7,8 +7,9 @@ from functools import cached_property
 from typing import TypeVar
 
 from tokensurgeon.methods.base import Lexicon, Segmentation
-from tokensurgeon.vocab.canonical import Kind
+from tokensurgeon.vocab.canonical import Family, Kind
 from tokensurgeon.vocab.match import VocabMatch
+from tokensurgeon.vocab.usable import is_reserved
 from tokensurgeon.vocab.vocabulary import Vocabulary
 
 _Value = TypeVar("_Value")
@@ -47,11 +48,15 @@ def make_lexicon(match: VocabMatch, rows: int) -> Lexicon:
     target, base = match.target, match.base
     return Lexicon(
         target=_Later(lambda: _ordinary(target, target.bound)),
-        base=_Later(lambda: _ordinary(base, rows)),
+        base=_Later(lambda: _ordinary(base, rows, reserved=False)),
         target_parts=_Later(lambda: _merged_parts(target)),
         base_parts=_Later(lambda: _parts(base, rows)),
         base_of=_Later(
-            lambda: {i: s.embedding[0] for i, s in match.sources.items() if s.embedding[0] < rows}
+            lambda: {
+                index: source.embedding[0]
+                for index, source in match.sources.items()
+                if len(source.embedding) == 1 and source.embedding[0] < rows
+            }
         ),
         segment_target=_segmenter(target),
         segment_base=_segmenter(base),
@@ -59,8 +64,15 @@ def make_lexicon(match: VocabMatch, rows: int) -> Lexicon:
 
 
 def _segmenter(vocabulary: Vocabulary) -> Callable[[str], Segmentation]:
+    first = vocabulary.segment("a")[0][:1]
+    adds_space = vocabulary.family is not Family.WORDPIECE and bool(first)
+    adds_space = adds_space and vocabulary.tokens[first[0]].data.startswith(b" ")
+
     def segment(text: str) -> Segmentation:
-        ids, ends = vocabulary.segment(text)
+        # Where the tokenizer brings a space of its own, the text's would be a second one.
+        skipped = int(adds_space and text.startswith(" "))
+        ids, ends = vocabulary.segment(text[skipped:])
+        ends = [end + skipped for end in ends]
         kept = [place for place, index in enumerate(ids) if _is_ordinary(vocabulary, index)]
         return Segmentation([ids[place] for place in kept], [ends[place] for place in kept])
 
@@ -72,9 +84,11 @@ def _is_ordinary(vocabulary: Vocabulary, index: int) -> bool:
     return token is not None and token.kind is not Kind.SPECIAL
 
 
-def _ordinary(vocabulary: Vocabulary, bound: int) -> dict[int, bytes]:
+def _ordinary(vocabulary: Vocabulary, bound: int, reserved: bool = True) -> dict[int, bytes]:
     return {
-        token.id: token.data for token in vocabulary if token.kind is not Kind.SPECIAL and token.id < bound
+        token.id: token.data
+        for token in vocabulary
+        if token.kind is not Kind.SPECIAL and token.id < bound and (reserved or not is_reserved(token))
     }
 
 
@@ -93,7 +107,7 @@ def _merged_parts(vocabulary: Vocabulary) -> dict[int, tuple[int, int]]:
 def _parts(vocabulary: Vocabulary, bound: int) -> dict[int, tuple[int, ...]]:
     """How tokens would be spelt without themselves: by their merge, else by the longest shorter tokens."""
     merged = _merged_parts(vocabulary)
-    ordinary = _ordinary(vocabulary, bound)
+    ordinary = _ordinary(vocabulary, bound, reserved=False)
     found: dict[int, tuple[int, ...]] = {}
     for index, data in ordinary.items():
         spelt = merged.get(index) or (() if merged else _spell_otherwise(data, vocabulary))

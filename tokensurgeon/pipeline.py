@@ -77,9 +77,8 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
         plan = preflight(recipe, force)
         work_dir = recipe.runtime.work_dir
         resources = find_resources(plan)
-        batches = Batches(
-            processes, Path(work_dir).expanduser() if work_dir else None, resources.digest if work_dir else ""
-        )
+        kept = Path(work_dir).expanduser() if work_dir else None
+        batches = Batches(processes, kept, _digest(plan, resources) if kept else "")
         if processes.is_main:
             report = _produce(plan, batches, resources, force)
         else:
@@ -161,6 +160,12 @@ def find_resources(plan: Plan) -> FileResources:
     return FileResources(recipe.resources, plan.inputs.base, device, recipe.trust_remote_code)
 
 
+def _digest(plan: Plan, resources: FileResources) -> str:
+    """A name for what rows depend on and no tensor shows: resources and both tokenizers."""
+    tokenizers = [hash_file(place / "tokenizer.json") for place in (plan.inputs.base, plan.inputs.target)]
+    return " ".join([resources.digest, *tokenizers])
+
+
 def _write(plan: Plan, tensors: list[NewTensor], stage: Path) -> None:
     for name, path in plan.copied_files.items():
         (stage / name).parent.mkdir(parents=True, exist_ok=True)
@@ -197,6 +202,7 @@ def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str]) -> Exp
         ref = new.tensor.ref
         copied = [origin for origin in new.source if origin >= 0]
         # A head that is dropped for the embedding's rows is a copy of the embedding.
+        labels = dict(zip(new.made.ids, new.made.methods, strict=True)) if new.made else {}
         twin = next((t.tensor for t in tensors if t.tensor.name == new.equal_to), new.tensor)
         base_rows = token_rows(map_tensor(twin.ref), twin.axis)
         vocab[ref.name] = VocabRows(
@@ -207,9 +213,9 @@ def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str]) -> Exp
             equal_to=new.equal_to,
             source=new.source,
             copied_sha256=hash_rows(base_rows, copied),
+            may_repeat=[i for i, name in labels.items() if name == "map" or not find_method(name).distinct],
+            may_vanish="zero" in labels.values(),
         )
-    made = tensors[0].made
-    labels = dict(zip(made.ids, made.methods, strict=True)) if made else {}
     return Expectation(
         rows=plan.rows,
         bound=plan.match.target.bound,
@@ -225,8 +231,6 @@ def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str]) -> Exp
         },
         probe=probe_ids(plan.match.target),
         chat=probe_chat(plan.match.target),
-        may_repeat=[i for i, name in labels.items() if name == "map" or not find_method(name).distinct],
-        may_vanish="zero" in labels.values(),
     )
 
 

@@ -128,8 +128,16 @@ class Plan:
         ]
         return Cost(
             bytes_per_token=max(cost.bytes_per_token for cost in costs),
+            fixed_bytes=max(cost.fixed_bytes for cost in costs) + self._body_bytes,
             operations=max(cost.operations for cost in costs),
         )
+
+    @property
+    def _body_bytes(self) -> int:
+        """The base in float32, where a method runs it."""
+        if not any("forward passes" in find_method(params.name).needs for params in self.recipe.all_methods):
+            return 0
+        return 4 * sum(math.prod(ref.shape) for ref in self.inputs.base_index.tensors.values())
 
     @property
     def batch_size(self) -> int:
@@ -151,7 +159,9 @@ class Plan:
         rows, width = embedding.shape
         total = _PROGRAM_BYTES + embedding.nbytes // rows * (rows + 2 * self.rows)
         made = len(self.wanted) * (4 * width + 12 * _SOURCES)
-        looking, solving = 0, made + min(self.batch_size, len(self.wanted)) * self.cost.bytes_per_token
+        cost = self.cost
+        solving = made + min(self.batch_size, len(self.wanted)) * cost.bytes_per_token + cost.fixed_bytes
+        looking = 0
         if self.inputs.donor_layout is not None:
             donor = self.inputs.donor_layout.embedding.ref
             total += donor.nbytes

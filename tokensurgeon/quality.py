@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import asdict
 
 import torch
@@ -49,6 +50,7 @@ def judge_rows(plan: Plan, new: NewTensor) -> TensorQuality:
         new_shape=list(new.data.shape),
         copied=sum(origin >= 0 and row in plan.match.target.tokens for row, origin in enumerate(source)),
         made=source.count(MADE),
+        made_by=dict(Counter(made.methods).most_common()) if made else {},
         padding=len(source) - len(plan.match.target),
         equal_to=new.equal_to,
         kept_norms=quantiles(kept),

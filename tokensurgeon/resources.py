@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -54,20 +55,27 @@ class FileResources:
             if path is not None and not Path(path).expanduser().is_file():
                 raise InputError(f"{path}: no such file", "word vectors in word2vec's text or binary format")
         _ = (self.corpus, self.parallel, self.dictionary)
+        if rules.encoder is not None:
+            self.embed_texts(["a"])
 
     @cached_property
     def digest(self) -> str:
-        """A name for the contents of all files."""
+        """A name for the contents of all files, large ones by size and time.
+
+        The hypernetwork is not one of them: a run may write it, and nothing kept depends on it.
+        """
         rules = self._rules
-        named = [
-            *rules.corpus,
-            *(path for pair in rules.parallel for path in (pair.base, pair.target)),
-            *(rules.base_vectors, rules.target_vectors, rules.dictionary, rules.hypernetwork),
-        ]
-        digest = hashlib.sha256(repr(rules.encoder).encode())
-        for name in named:
-            path = Path(name).expanduser() if name else None
-            digest.update(path.read_bytes() if path is not None and path.is_file() else b"\0")
+        texts = [*rules.corpus, *(path for pair in rules.parallel for path in (pair.base, pair.target))]
+        texts += [path for path in (rules.dictionary,) if path is not None]
+        large = [Path(path) for path in (rules.base_vectors, rules.target_vectors) if path is not None]
+        large += sorted(self._base.glob("*.safetensors"))
+        if rules.encoder is not None:
+            large += sorted(Path(rules.encoder.path).expanduser().glob("*.safetensors"))
+        stats = [(str(path), path.expanduser().stat()) for path in large if path.expanduser().is_file()]
+        facts = [repr(rules.encoder), *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)]
+        digest = hashlib.sha256(repr(facts).encode())
+        for path in texts:
+            digest.update(hashlib.sha256(Path(path).expanduser().read_bytes()).digest())
         return digest.hexdigest()
 
     @cached_property
@@ -131,7 +139,9 @@ class FileResources:
         try:
             with silent_loading():
                 tokenizer = AutoTokenizer.from_pretrained(reference.path, **options)
-                model = AutoModel.from_pretrained(reference.path, dtype="float32", **options)
+                model = AutoModel.from_pretrained(
+                    reference.path, dtype="float32", use_safetensors=True, **options
+                )
         except (OSError, ValueError, SafetensorError) as error:
             raise InputError(
                 f"{reference.path}: {error}", "a text encoder that AutoModel and AutoTokenizer can load"
@@ -148,21 +158,28 @@ class FileResources:
             ``(n, d)`` float32, on the CPU.
         """
         tokenizer, model = self._encoder
-        # Texts of one length together need no padding, and the order of batches tells nothing.
-        order = sorted(range(len(texts)), key=lambda place: (len(texts[place]), place))
+        # Texts of one length together need no padding, and what else is read does not matter.
+        groups: dict[int, list[tuple[int, list[int]]]] = {}
+        for place, ids in enumerate(tokenizer(list(texts), truncation=True)["input_ids"]):
+            groups.setdefault(len(ids), []).append((place, ids))
         found: list[Tensor] = [torch.empty(0)] * len(texts)
-        for start in range(0, len(order), _TEXTS_AT_A_TIME):
-            places = order[start : start + _TEXTS_AT_A_TIME]
-            batch = tokenizer(
-                [texts[place] for place in places], padding=True, truncation=True, return_tensors="pt"
-            ).to(self._device)
-            with torch.inference_mode():
-                states = model(**batch).last_hidden_state
-            mask = batch["attention_mask"][:, :, None]
-            pooled = torch.nn.functional.normalize((states * mask).sum(dim=1), dim=1).cpu()
-            for place, vector in zip(places, pooled, strict=True):
-                found[place] = vector
+        for group in groups.values():
+            for start in range(0, len(group), _TEXTS_AT_A_TIME):
+                batch = group[start : start + _TEXTS_AT_A_TIME]
+                ids = torch.tensor([ids for _, ids in batch], device=self._device)
+                for (place, _), vector in zip(batch, self._encode(model, ids), strict=True):
+                    found[place] = vector
         return torch.stack(found)
+
+    @torch.inference_mode()
+    def _encode(self, model: Any, ids: Tensor) -> Tensor:  # noqa: ANN401 - a model of transformers
+        try:
+            states = model(input_ids=ids).last_hidden_state
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"resources.encoder: {type(model).__name__}: {error}", "a model that encodes a text by itself"
+            ) from error
+        return torch.nn.functional.normalize(states.mean(dim=1), dim=1).cpu()
 
     def load_body(self) -> PreTrainedModel:
         """The base as a causal language model, float32; kept for the lm_head's turn."""
@@ -194,7 +211,7 @@ class FileResources:
         if self._rules.hypernetwork is None:
             return
         path = Path(self._rules.hypernetwork).expanduser()
-        unfinished = path.with_name(path.name + ".tmp")
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({name: part.contiguous() for name, part in weights.items()}, unfinished)
@@ -204,7 +221,9 @@ class FileResources:
 
 
 def _read_lines(path: str) -> list[str]:
-    return next(iter(read_texts([Path(path).expanduser()]).values())).splitlines()
+    text = next(iter(read_texts([Path(path).expanduser()]).values())).removeprefix("\ufeff")
+    # Not splitlines: it would cut at characters that no other tool counts as the end of a line.
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def _read_vectors(path: str | None) -> WordVectors | None:

@@ -83,7 +83,8 @@ def choose_anchors(
                     excluded[f"{rule} ({side})"] = targets[found].tolist()
     if int(keep.sum()) < plan.recipe.anchors.minimum:
         raise PolicyError(
-            f"{int(keep.sum())} anchors are left after near-zero and repeated rows are excluded",
+            f"{int(keep.sum())} anchors are left; excluded by their rows are "
+            + (", ".join(f"{len(ids)} {reason}" for reason, ids in excluded.items()) or "none"),
             f"at least {plan.recipe.anchors.minimum} (anchors.minimum)",
             "choose a method without anchors, such as pieces, or change anchors.exclude",
         )

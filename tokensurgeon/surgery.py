@@ -202,9 +202,7 @@ def _sources(plan: Plan, tensor: VocabTensor, tied: bool) -> list[int]:
             source[index] = MADE
         else:
             # One token that is both BOS and EOS is read as the one and written as the other.
-            reads = (
-                tensor.role in (TensorRole.EMBEDDING, TensorRole.PER_LAYER) and not plan.inputs.layout.tied
-            )
+            reads = tensor.role in (TensorRole.EMBEDDING, TensorRole.PER_LAYER) and not tied
             row = (origin.embedding if reads else origin.head)[0]
             source[index] = row if row < tensor.rows else PADDING
     return source
@@ -279,7 +277,9 @@ def _make_missing(
     made = MadeRows(ids)
     mapped = [index for index in ids if index in plan.match.sources]
     if mapped:
-        spell = next((p for p in plan.recipe.all_methods if isinstance(p, PiecesParams)), PiecesParams())
+        # What the user spelt has no merges.
+        chosen = (p for p in plan.recipe.all_methods if isinstance(p, PiecesParams))
+        spell = next((params for params in chosen if params.weighting != "merges"), PiecesParams())
         _make_group(plan, tensor, context, data, batches, spell, mapped, made, label="map")
     left = [index for index in ids if index not in plan.match.sources]
     unserved = find_unserved(plan, context.donor_rows, left) if context.donor_rows is not None else set()
@@ -333,13 +333,14 @@ def _adjust(plan: Plan, context: MethodContext, data: Tensor, made: MadeRows, co
     if scale == 1.0 and rules.norm == "free":
         return
     ids = [index for index, method in zip(made.ids, made.methods, strict=True) if method != "map"]
+    mean, kept = context.base_mean.cpu(), torch.tensor(torch.nan)
+    if rules.norm == "match" and len(copied):
+        kept = torch.cat([data[some].float().norm(dim=1) for some in copied.split(8192)]).median()
     for part in torch.tensor(ids, dtype=torch.int64).split(8192):
-        mean = context.base_mean.cpu()
         rows = mean + scale * (data[part].float() - mean)
-        if rules.norm == "match" and len(copied):
-            norms = torch.cat([data[kept].float().norm(dim=1) for kept in copied.split(8192)])
+        if not kept.isnan():
             own = rows.norm(dim=1, keepdim=True)
-            rows = torch.where(own > 0, rows / own.clamp(min=1e-30) * norms.median(), rows)
+            rows = torch.where(own > 0, rows / own.clamp(min=1e-30) * kept, rows)
         data[part] = rows.to(data.dtype)
 
 

@@ -73,14 +73,14 @@ def _expected(directory: Path, tensors: dict[str, torch.Tensor]) -> Expectation:
                 equal_to=None,
                 source=source,
                 copied_sha256=hash_rows(tensors[name], list(range(COPIED))),
+                may_repeat=[],
+                may_vanish=False,
             )
             for name in (EMBEDDING, HEAD)
         },
         files={name: hash_file(directory / name) for name in ("tokenizer.json", "tokenizer_config.json")},
         probe=probe_ids(vocabulary),
         chat=probe_chat(vocabulary),
-        may_repeat=[],
-        may_vanish=False,
     )
 
 

@@ -62,6 +62,8 @@ def test_a_token_has_at_most_64_candidates(context, tools):
         base_rows=tools.random(1, 100, 12),
         base_ids=torch.arange(100),
         wanted=torch.tensor([100]),
+        anchor_targets=torch.arange(100),
+        anchor_bases=torch.arange(100),
         lexicon=lexicon,
         resources=tools.resources(corpus=[f"100 {place} {place}" for place in range(100)]),
     )

@@ -87,10 +87,22 @@ def test_rows_without_a_token_are_left_out(context, tools):
     assert rows.abs().max() < 10
 
 
-def test_two_tensors_that_go_through_one_generator_get_different_noise(context):
-    told = context(donor_rows=None)
-    method = Gaussian(GaussianParams())
-    assert not method(told).rows.equal(method(told).rows)
+def test_the_two_ends_of_a_model_get_different_noise(context):
+    embedding, head = (
+        Gaussian(GaussianParams())(context(donor_rows=None, side=side)).rows
+        for side in ("embedding", "lm_head")
+    )
+    assert not torch.allclose(embedding, head, atol=1e-2)
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+def test_a_token_s_noise_does_not_depend_on_how_many_follow(context, monkeypatch, covariance):
+    monkeypatch.setattr("tokensurgeon.methods.gaussian._BLOCK", 8)
+    method = Gaussian(GaussianParams(covariance=covariance))
+    whole = method(context(donor_rows=None)).rows
+    fewer = method(context(donor_rows=None, wanted=torch.arange(30, 43))).rows
+    torch.testing.assert_close(whole[:13], fewer)
+    assert len(torch.unique(whole, dim=0)) == 20
 
 
 def test_rows_are_no_combinations_and_every_token_is_counted(context):

@@ -107,6 +107,12 @@ class TestWeightings:
         assert made.sources.tolist() == [[11, 12, 13]]
         assert made.coefs.tolist() == [[0.25, 0.25, 0.5]]
 
+    def test_merges_of_a_token_that_cannot_be_spelt_at_all_are_not_served(self, context, tools):
+        told = context(
+            wanted=torch.tensor([40]), pieces=[()], lexicon=tools.lexicon(target_parts={40: (41, 3)})
+        )
+        assert Pieces(PiecesParams(weighting="merges"))(told).served.tolist() == [False]
+
     def test_merges_fall_back_on_the_bases_own_pieces(self, context, tools):
         told = context(
             wanted=torch.tensor([40, 42]),

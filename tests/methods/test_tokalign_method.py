@@ -123,7 +123,7 @@ def test_a_token_is_mapped_to_the_base_token_in_the_same_places(context, tools):
     assert made.rows.equal(told.base_rows[made.sources[:, 0]])
 
 
-@pytest.mark.parametrize("pivots", [3, 300])
+@pytest.mark.parametrize("pivots", [9, 300])
 def test_the_mapping_is_by_cosines_to_random_pivots(context, tools, pivots):
     told = told_of(context, tools, make_lines(tools, 20), base_ids=torch.arange(40))
     aligner = method(pivots=pivots)
@@ -159,18 +159,18 @@ def test_tokens_that_are_too_rare_are_not_served(context, tools):
     torch.testing.assert_close(made.rows[1], told.base_mean)
 
 
-def test_few_or_no_pivots_and_no_text_give_finite_rows(context, tools):
-    one, none = torch.tensor([1]), torch.zeros(0, dtype=torch.int64)
+def test_with_few_pivots_or_no_text_nothing_is_served(context, tools):
+    few, none = torch.arange(7), torch.zeros(0, dtype=torch.int64)
     lines = make_lines(tools, 20)
     made = [
-        method()(told_of(context, tools, lines, anchor_targets=one, anchor_bases=49 - one)),
+        method()(told_of(context, tools, lines, anchor_targets=few, anchor_bases=49 - few)),
         method()(told_of(context, tools, lines, anchor_targets=none, anchor_bases=none)),
         method()(told_of(context, tools, [])),
         method()(told_of(context, tools, ["30"])),
         method()(told_of(context, tools, ["30", "30"])),
     ]
     assert all(torch.isfinite(rows.rows).all() for rows in made)
-    assert [bool(rows.served.any()) for rows in made] == [True, False, False, False, False]
+    assert not any(rows.served.any() for rows in made)
 
 
 def test_the_seed_alone_decides(context, tools):

@@ -53,6 +53,8 @@ class VocabRows(_Part):
         equal_to: A tensor it must equal, or None.
         source: For every row the base row it is a copy of, ``MADE`` or ``PADDING``.
         copied_sha256: Of the copied rows' bytes, in row order, as they are in the base.
+        may_repeat: Rows that may equal another row by design (methods that make equal rows).
+        may_vanish: Whether made rows may be zero by design.
     """
 
     role: str
@@ -62,6 +64,8 @@ class VocabRows(_Part):
     equal_to: str | None
     source: list[int]
     copied_sha256: str
+    may_repeat: list[int]
+    may_vanish: bool
 
 
 class Expectation(_Part):
@@ -76,8 +80,6 @@ class Expectation(_Part):
         files: SHA-256 of files taken from the target, by name.
         probe: Texts and the ids that the raw tokenizer gives for them.
         chat: The fixed conversation by the target's template, and its ids; None without a template.
-        may_repeat: Rows that may equal another row by design (methods that make equal rows).
-        may_vanish: Whether made rows may be zero by design.
     """
 
     schema_version: int = 1
@@ -88,8 +90,6 @@ class Expectation(_Part):
     files: dict[str, str]
     probe: list[tuple[str, list[int]]]
     chat: tuple[str, list[int]] | None
-    may_repeat: list[int]
-    may_vanish: bool
 
     def save(self, directory: Path) -> None:
         """Write it into an output directory."""

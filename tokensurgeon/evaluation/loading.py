@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from tokensurgeon.device import find_device
 from tokensurgeon.errors import InputError, PolicyError, RecipeError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
@@ -45,7 +45,7 @@ def load_model(
     try:
         with silent_loading():
             config = AutoConfig.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
-            _check_architecture(model_dir, config)
+            check_architecture(model_dir, config.architectures, getattr(config, "auto_map", None))
             tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
             model, loading = AutoModelForCausalLM.from_pretrained(
                 model_dir,
@@ -85,10 +85,21 @@ def silent_loading() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _check_architecture(model_dir: str, config: PretrainedConfig) -> None:
-    # AutoModelForCausalLM turns a masked or sequence-to-sequence checkpoint into something it was not.
+def check_architecture(
+    model_dir: str, architectures: Sequence[str] | None, auto_map: Mapping[str, str] | None
+) -> None:
+    """Refuse a checkpoint that AutoModelForCausalLM would turn into something it was not.
+
+    Args:
+        model_dir: For the message.
+        architectures: As its config says.
+        auto_map: As its config says.
+
+    Raises:
+        InputError: It is a masked or sequence-to-sequence model, or another that writes no text.
+    """
     known = {str(name) for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}
-    named = set(config.architectures or ())
-    own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    named = set(architectures or ())
+    own_code = "AutoModelForCausalLM" in (auto_map or {})
     if named and not named & known and not own_code:
         raise InputError(f"{model_dir}: {', '.join(sorted(named))}", "a causal language model")

@@ -39,8 +39,8 @@ class InitRows:
 
     Attributes:
         rows: ``(B, d_base)`` float32.
-        sources: ``(B, k)`` int64 base ids that were combined, -1 where there are fewer; None when
-            the rows are no combination.
+        sources: ``(B, k)`` int64 base ids that were combined, -1 where there are fewer; None when the rows
+            are no combination. Some methods put the combination on fewer dimensions afterwards.
         coefs: ``(B, k)`` float32 coefficients of the sources.
         residual: ``(B,)`` float32, share of the donor row that the combination misses; None if unknown.
         served: ``(B,)`` bool, tokens the method had something to say about; None for all. The next method of
@@ -81,6 +81,9 @@ class InitRows:
         }
         return replace(self, **parts)
 
+
+# Rows combined at a time.
+_COMBINED = 64
 
 Solve = Callable[[slice], InitRows]
 """Makes the rows of one batch: a slice of the wanted tokens."""
@@ -170,11 +173,11 @@ class Lexicon:
 
     Attributes:
         target: Bytes of each target token, by ascending id.
-        base: Bytes of each base token that has a row, by ascending id.
+        base: Bytes of each base token that has a row, by ascending id; without reserved tokens.
         target_parts: The two target ids a target token is merged from; only for BPE.
         base_parts: The base ids that spell a base token if it is not used itself, by ascending id; two or
             more each, only for tokens that can be spelt so.
-        base_of: Base id of every target token that has a counterpart, anchor or not.
+        base_of: Base id of every target token that has one counterpart, anchor or not.
         segment_target: Cuts a text into target tokens.
         segment_base: Cuts a text into base tokens.
     """
@@ -281,16 +284,21 @@ class MethodContext:
     runner: BatchRunner = run_batches
 
     @cached_property
-    def base_used(self) -> Tensor:
-        """``(U, d_base)`` float32 rows of the base's own tokens."""
-        return self.base_rows[self.base_ids].to(self.device, torch.float32)
-
-    @cached_property
     def base_mean(self) -> Tensor:
         """``(d_base,)`` float32 mean row of the base's own tokens."""
         parts = (self.base_rows[ids].to(torch.float64).sum(dim=0) for ids in self.base_ids.split(8192))
         total = torch.stack(list(parts)).sum(dim=0)
         return (total / len(self.base_ids)).to(self.device, torch.float32)
+
+    @cached_property
+    def base_covariance(self) -> Tensor:
+        """``(d_base, d_base)`` float64 covariance of the rows of the base's own tokens."""
+        mean = self.base_mean.to(torch.float64)
+        total = torch.zeros((len(mean), len(mean)), dtype=torch.float64, device=self.device)
+        for ids in self.base_ids.split(8192):
+            rows = self.base(ids).to(torch.float64) - mean
+            total += rows.mT @ rows
+        return total / len(self.base_ids)
 
     def base(self, ids: Tensor) -> Tensor:
         """Base rows.
@@ -314,9 +322,14 @@ class MethodContext:
             Their rows; those without any source are not served and get the mean row.
         """
         served = (sources >= 0).any(dim=1)
-        # A sum of products, not a matrix product, which rounds otherwise for a single row.
-        rows = (self.base(sources.clamp(min=0)) * coefs[:, :, None].to(self.device)).sum(dim=1)
-        rows = torch.where(served[:, None].to(self.device), rows, self.base_mean)
+        rows = self.base_mean.repeat(len(sources), 1)
+        # One token of very many sources must not widen the table for all others.
+        for places in served.nonzero()[:, 0].split(_COMBINED):
+            used = (sources[places] >= 0).any(dim=0)
+            ids, weights = sources[places][:, used], coefs[places][:, used]
+            # A sum of products, not a matrix product, which rounds otherwise for a single row.
+            products = self.base(ids.clamp(min=0)) * weights[:, :, None].to(self.device)
+            rows[places.to(self.device)] = products.sum(dim=1)
         return InitRows(rows, sources, coefs, served=served)
 
     def base_anchors(self) -> Tensor:

@@ -8,7 +8,7 @@ The paper's softmax is dense, of rank 1024 over the whole base table. Here a tok
 64 base tokens: its pieces, then those that stand near it most often. ``A`` has a row of ``rank`` numbers a
 missing token, ``B`` one a candidate, shared by all tokens; logits are their products plus a fixed start, 0
 for pieces and -4 for others, so that training begins near the mean of the pieces. Contexts and negatives are
-shared tokens only, whose vectors are their base rows and stay fixed. All rows are centred and scaled by one
+anchors only, whose vectors are their base rows and stay fixed. All rows are centred and scaled by one
 number for training, to products of order one. A token that never stands near a shared one stays at its start.
 """
 
@@ -133,10 +133,10 @@ def read_text(context: MethodContext, window: int) -> Text:
         The counts.
     """
     ids, lines = read_tokens(context.resources.corpus, context.lexicon.segment_target)
-    usable = set(context.base_ids.tolist())
     count = len(context.wanted)
-    # Missing tokens by place, shared ones by base id after them; what is neither is cut out.
-    codes = {index: count + base for index, base in context.lexicon.base_of.items() if base in usable}
+    # Missing tokens by place, anchors by base id after them; what is neither is cut out.
+    anchors = zip(context.anchor_targets.tolist(), context.anchor_bases.tolist(), strict=True)
+    codes = {index: count + base for index, base in anchors}
     codes |= {index: place for place, index in enumerate(context.wanted.tolist())}
     tokens = np.array([codes.get(index, -1) for index in ids.tolist()], dtype=np.int64)
     kept = tokens >= 0

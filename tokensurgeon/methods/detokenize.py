@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tokensurgeon.console import logger
+from tokensurgeon.errors import InputError
 from tokensurgeon.methods.base import InitRows, MethodContext
 from tokensurgeon.methods.params import DetokenizeParams
 from tokensurgeon.solvers.linear import ridge
@@ -126,6 +127,9 @@ class Reader:
 
     Attributes:
         depth: Number of layers.
+
+    Raises:
+        InputError: Its layers cannot be told.
     """
 
     def __init__(self, model: Any, device: torch.device) -> None:  # noqa: ANN401 - a model of transformers
@@ -134,11 +138,18 @@ class Reader:
         config = model.config.get_text_config()
         self.depth: int = config.num_hidden_layers
         self._width: int = config.hidden_size
-        self._layers = next(
+        lists = [
             module
             for module in model.get_decoder().modules()
             if isinstance(module, nn.ModuleList) and len(module) == self.depth
-        )
+        ]
+        if not lists:
+            raise InputError(
+                f"{type(model).__name__}: no list of {self.depth} layers to read after",
+                "a causal language model that keeps its layers in one list",
+                "choose another method, such as piece_regression",
+            )
+        self._layers = lists[0]
         start = config.bos_token_id
         self._start: list[int] = [] if not isinstance(start, int) else [start]
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from tokensurgeon.methods.base import InitRows, MethodContext
 from tokensurgeon.methods.params import GaussianParams
 
+_BLOCK = 4096
+
 
 class Gaussian:
     """Draw every row from a normal distribution fitted to the base's rows."""
@@ -21,16 +23,23 @@ class Gaussian:
         self.params = params
 
     def __call__(self, context: MethodContext) -> InitRows:
-        """Draw rows; the numbers depend on the seed and the tensor, not on batches or device."""
-        shape = (len(context.wanted), context.base_rows.shape[1])
-        noise = torch.randn(shape, generator=context.generator, dtype=torch.float64).to(context.device)
-        centred = context.base_used.to(torch.float64) - context.base_mean
-        if self.params.covariance == "diagonal":
-            spread = noise * centred.std(dim=0, correction=0)
-        else:
-            spread = noise @ _square_root(centred.mT @ centred / len(centred))
-        context.advance(len(context.wanted))
-        return InitRows((context.base_mean + self.params.scale * spread).to(torch.float32))
+        """Draw rows; the numbers depend on the seed and the end of the model, not on batches or device."""
+        count, width = len(context.wanted), context.base_rows.shape[1]
+        # One seed for both ends would give a token the same noise twice.
+        seed = context.generator.initial_seed() + (context.side == "lm_head")
+        generator = torch.Generator().manual_seed(seed)
+        covariance = context.base_covariance
+        root = covariance.diagonal().sqrt().diag()
+        if self.params.covariance == "full":
+            root = _square_root(covariance)
+        rows = torch.empty((count, width))
+        for part in rows.split(_BLOCK):
+            # Always a whole block: how many numbers are drawn at a time decides which they are.
+            noise = torch.randn((_BLOCK, width), generator=generator, dtype=torch.float64)
+            spread = noise[: len(part)].to(context.device) @ root
+            part.copy_(context.base_mean + self.params.scale * spread)
+            context.advance(len(part))
+        return InitRows(rows)
 
 
 def _square_root(covariance: Tensor) -> Tensor:

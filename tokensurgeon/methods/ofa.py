@@ -29,11 +29,9 @@ from tokensurgeon.methods.wordvectors import (
     spaced_capital,
     word_spaces,
 )
-from tokensurgeon.solvers.linear import products
 from tokensurgeon.solvers.nearest import NearestIndex, build_index
 
 _FORMS = (bare, spaced, capital, spaced_capital)
-_RANK = 1e-10
 
 
 class Ofa:
@@ -77,11 +75,11 @@ class Ofa:
         Returns:
             ``(r, d_base)`` float32, orthogonal, the longest first.
         """
-        gram = torch.zeros((context.base_rows.shape[1],) * 2, dtype=torch.float64, device=context.device)
-        for ids in context.base_ids.split(8192):
-            part = context.base(ids).double()
-            gram += part.mT @ part
-        return _primitives(gram, self.params.rank or len(gram)).float()
+        mean = context.base_mean.double()
+        gram = (context.base_covariance + mean[:, None] * mean) * len(context.base_ids)
+        values, vectors = torch.linalg.eigh(gram)
+        longest: Tensor = (vectors * values.clamp(min=0).sqrt()).mT.flip(0)[: self.params.rank or len(gram)]
+        return longest.float()
 
     def token_vectors(self, context: MethodContext) -> tuple[TokenVectors, TokenVectors]:
         """Vectors of target tokens and of base tokens, in one space.
@@ -112,27 +110,3 @@ class Ofa:
             ``(n, k)`` int64 base ids and float32 coefficients, the nearest first.
         """
         return by_softmax(vectors, candidates, bases, self.params.neighbours, self.params.temperature)
-
-
-def factorise(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Coordinates and primitives of a table: its singular value decomposition, cut.
-
-    Args:
-        rows: ``(n, d)``.
-        rank: Primitives; at most ``d`` are made.
-
-    Returns:
-        ``(n, r)`` and ``(r, d)`` float32, whose product is the best approximation of that rank. Coordinates
-        of primitives that the rows do not span are zero.
-    """
-    primitives = _primitives(products(rows, rows)[0], rank)
-    lengths = primitives.square().sum(dim=1)
-    inverse = torch.where(lengths > _RANK * lengths.max(), 1 / lengths, 0)
-    return (rows.double() @ primitives.mT * inverse).float(), primitives.float()
-
-
-def _primitives(gram: Tensor, rank: int) -> Tensor:
-    """Right singular vectors times singular values ``(r, d)`` float64, the largest first."""
-    values, vectors = torch.linalg.eigh(gram)
-    primitives: Tensor = (vectors * values.clamp(min=0).sqrt()).mT.flip(0)[:rank]
-    return primitives

@@ -66,11 +66,9 @@ def _features(context: MethodContext, spelt: Sequence[tuple[int, ...]], sizes: S
     """``(n, 3 d_base + 2)``: first piece, last piece, mean piece, log number of pieces, log bytes."""
     counts = torch.tensor([len(pieces) for pieces in spelt])
     flat = torch.tensor([piece for pieces in spelt for piece in pieces])
-    owner = torch.arange(len(spelt)).repeat_interleave(counts)
     first = context.base(torch.tensor([pieces[0] for pieces in spelt]))
     last = context.base(torch.tensor([pieces[-1] for pieces in spelt]))
-    mean = torch.zeros_like(first).index_add_(0, owner.to(first.device), context.base(flat))
-    mean /= counts.to(first)[:, None]
+    mean = torch.segment_reduce(context.base(flat), "mean", lengths=counts.to(first.device))
     # As long as a row, so that one ridge suits all features.
     scale = first.norm(dim=1).mean()
     extra = torch.stack([counts, torch.tensor(sizes)], dim=1).to(first).log() * scale

@@ -94,7 +94,7 @@ def _attend(context: MethodContext, sources: Tensor) -> Tensor:
 def _halve(context: MethodContext) -> tuple[list[tuple[int, ...]], list[list[float]]]:
     """Split tokens where the target merges them until every part has a counterpart; a half weighs half.
 
-    Parts that are neither shared nor merged, and tokens of a tokenizer without merges, are spelt by the base.
+    A token with a part that is neither shared nor merged is spelt by the base, as a whole.
     """
     lexicon = context.lexicon
     spelt, shares = [], []
@@ -111,7 +111,7 @@ def _halve(context: MethodContext) -> tuple[list[tuple[int, ...]], list[list[flo
                 left, right = lexicon.target_parts[part]
                 stack += [(right, weight / 2), (left, weight / 2)]
             else:
-                parts, weights = list(pieces), [1 / len(pieces)] * len(pieces)
+                parts, weights = list(pieces), [1 / len(pieces) for _ in pieces]
                 break
         spelt.append(tuple(parts))
         shares.append(weights)

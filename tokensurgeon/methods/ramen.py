@@ -4,7 +4,8 @@ K. Tran, "From English To Foreign Languages: Transferring Pre-trained Language M
 arXiv:2002.07306: each word of the target's language is translated into base words by sparsemax over their
 cosines, and a row is the expected row of the base tokens of those words, over the words that hold the token,
 by frequency. Here a token of a word that follows a space takes from base words that follow a space as well,
-id zero is a token like any other, and a row takes at most 64 base tokens, the likeliest.
+and id zero is a token like any other. The 8,192 most frequent base words are candidates, of which a word
+takes at most the 64 nearest, and a row takes at most 64 base tokens, the likeliest.
 """
 
 from __future__ import annotations
@@ -93,7 +94,10 @@ class Ramen:
             tuple(_shares(spelt, used) for spelt in spellings),
             used,
             words,
-            (weights * targets.frequencies[:, None] / targets.frequencies.sum()).float(),
+            # A word without a vector is as near to all others, and says nothing.
+            (
+                weights * (targets.frequencies * targets.rows.any(dim=1) / targets.frequencies.sum())[:, None]
+            ).float(),
         )
 
 

@@ -253,7 +253,6 @@ _LINES = (
         "what a hypernetwork, trained over sampled tokenizers, reads out of its pieces",
         "Minixhofer et al. 2024 (ZeTT), arXiv:2405.07883",
         ("corpus", "forward passes", "training"),
-        distinct=True,
     ),
 )
 

@@ -7,7 +7,7 @@ missing token takes the ``k`` base tokens whose positions are most similar to it
 ``softmax(cosine / temperature)``.
 
 The paper gives positions to a decoder that reads them; here they only find neighbours, since a base model
-reads rows of its own. All of its tokens may be neighbours, anchors or not.
+reads rows of its own. All of its ordinary tokens may be neighbours, anchors or not.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ class Relrep:
         pivots = torch.randperm(count, generator=generator)[: self.params.pivots]
         donor_frame = _Frame(context.donor_anchors(), pivots)
         base_frame = _Frame(context.base_anchors(), pivots)
-        places = [base_frame.place(context.base(ids)) for ids in context.base_ids.split(_BLOCK)]
+        ordinary = torch.tensor(list(context.lexicon.base), dtype=torch.int64)
+        ordinary = ordinary[torch.isin(ordinary, context.base_ids)]
+        places = [base_frame.place(context.base(ids)) for ids in ordinary.split(_BLOCK)]
         index = build_index(torch.cat(places))
-        candidates = context.base_ids.to(context.device)
+        candidates = ordinary.to(context.device)
 
         def solve(span: slice) -> InitRows:
             place = donor_frame.place(context.donor(context.wanted[span]))

@@ -26,6 +26,7 @@ from tokensurgeon.solvers.nearest import build_index
 Ints = NDArray[Any]
 Floats = NDArray[Any]
 
+_FEWEST_PIVOTS = 8
 _LEARNING_RATE = 0.05
 _X_MAX, _ALPHA = 10, 0.75
 _BATCHES, _SMALLEST, _LARGEST = 256, 32, 8192
@@ -51,7 +52,8 @@ class Tokalign:
         queries = relative(target, target[places])
         near = build_index(candidates, device=context.device)
         found = _find(context.wanted, target_ids)
-        if not len(pivots):
+        if len(pivots) < _FEWEST_PIVOTS:
+            # Relative to so few, most tokens have the same place.
             found = torch.full_like(found, -1)
 
         def solve(span: slice) -> InitRows:

@@ -4,8 +4,9 @@ S. Sharthak et al., "Achieving Tokenizer Flexibility in Language Models through 
 Supertoken Learning", arXiv:2505.09738: a row is ``(1 - weight) local + weight global``. Local are the pieces,
 by a softmax of half the sum of the softmax of their similarities to the token and of their shares of its
 bytes; global are the most similar base tokens, by a softmax of their similarities. Where one of the two is
-missing the other stands alone. The authors' code embeds fragments of characters as replacement characters,
-counts characters instead of bytes, and gives a token without either a random row.
+missing the other stands alone. The encoder reads a token without the spaces before it, so a word at the start
+of a line and the same word inside it are one text. The authors' code embeds fragments of characters as
+replacement characters, counts characters instead of bytes, and gives a token without either a random row.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ Floats = NDArray[Any]
 Mixture = dict[int, float]
 """Weights of base ids, which add up to one."""
 
+# Words of a line; a longer one is cut, for all its words are compared with all of the other line.
+_LONGEST_LINE = 128
 _MOST_SOURCES = 64
 _TENSION = 4.0
 _NULL = 0.08
@@ -134,8 +136,8 @@ def count_words(context: MethodContext, iterations: int) -> Counts:
     lines = []
     for base_text, target_text in context.resources.parallel:
         bases = _words(base_text, lexicon.segment_base(base_text), lexicon.base)
-        bases = [tuple(index for index in word if index in usable) for word in bases]
-        targets = _words(target_text, lexicon.segment_target(target_text), lexicon.target)
+        bases = [tuple(index for index in word if index in usable) for word in bases[:_LONGEST_LINE]]
+        targets = _words(target_text, lexicon.segment_target(target_text), lexicon.target)[:_LONGEST_LINE]
         lines.append(
             (
                 np.array([base_words.setdefault(word, len(base_words)) for word in bases if word], np.int64),
@@ -212,6 +214,9 @@ def _spread(
         np.array([len(word) for word in words]) for words in (base_words, target_words)
     )
     parts = [Counts(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    asked = set(wanted.tolist())
+    useful = np.array([not asked.isdisjoint(word) for word in target_words], dtype=bool)[target_word]
+    base_word, target_word, counts = base_word[useful], target_word[useful], counts[useful]
     longest = int(base_sizes.max()) + 1
     shapes = target_sizes[target_word] * longest + base_sizes[base_word] if len(counts) else base_word
     # Pairs of one shape at a time, so that their pieces are matrices.

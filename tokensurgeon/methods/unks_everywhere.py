@@ -28,7 +28,6 @@ from tokensurgeon.methods.params import UnksEverywhereParams
 
 _MOST_SOURCES = 10
 _MOST_PER_NGRAM = 256
-_BLOCK = 8192
 
 
 class UnksEverywhere:
@@ -76,14 +75,9 @@ def primitives(context: MethodContext, rank: int) -> Tensor:
     Returns:
         ``(r, d_base)`` float32, orthonormal.
     """
-    mean = context.base_mean.to(torch.float64)
-    gram = torch.zeros((len(mean), len(mean)), dtype=torch.float64, device=context.device)
-    for ids in context.base_ids.split(_BLOCK):
-        rows = context.base(ids).to(torch.float64) - mean
-        gram += rows.mT @ rows
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = torch.linalg.eigh(context.base_covariance)
     kept = int((values > 1e-10 * values[-1]).sum())
-    leading: Tensor = vectors[:, len(mean) - min(rank, kept) :].mT.to(torch.float32)
+    leading: Tensor = vectors[:, len(values) - min(rank, kept) :].mT.to(torch.float32)
     return leading
 
 

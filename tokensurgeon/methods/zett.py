@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tokensurgeon.methods.base import InitRows, MethodContext
+from tokensurgeon.errors import InputError
+from tokensurgeon.methods.base import InitRows, MethodContext, run_batches
 from tokensurgeon.methods.params import ZettParams
 from tokensurgeon.training.hypernetwork import FrozenBody, Hypernetwork, lexical_loss, train
 from tokensurgeon.training.sampling import Batch, Run, Sizes, TokenizerSampler
@@ -43,10 +44,11 @@ class Zett:
             rows = network(context.base(ids), present.to(context.device))
             return InitRows(torch.where(served[:, None], rows, context.base_mean), served=served)
 
-        return context.in_batches(solve)
+        # Asking is quick, and what was trained meanwhile is not known to kept batches.
+        return run_batches(len(context.wanted), context.batch_size, solve, context.advance)
 
     def padded(self, runs: Sequence[Run]) -> tuple[Tensor, Tensor]:
-        """Pieces as a table, cut to as many as the network reads.
+        """Pieces as a table, cut to as many as the network reads: the first ones and the last.
 
         Args:
             runs: Base ids of each token.
@@ -55,7 +57,8 @@ class Zett:
             ``(n, p)`` int64 ids, and ``(n, p)`` bool where there is one.
         """
         longest = min(max(map(len, runs), default=1) or 1, self.params.pieces)
-        ids = [[*run[:longest], *[-1] * (longest - len(run))] for run in runs]
+        runs = [run if len(run) <= longest else (*run[: longest - 1], run[-1]) for run in runs]
+        ids = [[*run, *[-1] * (longest - len(run))] for run in runs]
         table = torch.tensor(ids, dtype=torch.int64).reshape(len(runs), longest)
         return table.clamp(min=0), table >= 0
 
@@ -66,7 +69,10 @@ class Zett:
             context: What to train it on.
 
         Returns:
-            One that was kept, if there is one that fits; else a new one, which is then kept.
+            One that was kept, if there is one; else a new one, which is then kept.
+
+        Raises:
+            InputError: The one that was kept does not fit.
         """
         network = Hypernetwork(
             context.base_mean,
@@ -76,12 +82,18 @@ class Zett:
             layers=self.params.layers,
             seed=context.generator.initial_seed(),
         )
-        prefix = f"{context.side}."
+        prefix = f"{context.side}-{context.base_rows.shape[1]}."
         kept = context.resources.load_hypernetwork() or {}
         weights = {name.removeprefix(prefix): part for name, part in kept.items() if name.startswith(prefix)}
         if fits(network, weights):
             network.load_state_dict(weights)
             return network
+        if weights:
+            raise InputError(
+                "resources.hypernetwork: trained for another base, or with other sizes",
+                "a hypernetwork of this base and these parameters",
+                "name another file to train a new one",
+            )
         self.train(context, network)
         learnt = {prefix + name: part.cpu().clone() for name, part in network.state_dict().items()}
         others = {name: part for name, part in kept.items() if not name.startswith(prefix)}
@@ -103,6 +115,9 @@ class Zett:
         if not sampler.has_words:
             return
         model = context.resources.load_body()
+        if model.get_input_embeddings().weight.shape[1] != context.base_rows.shape[1]:
+            # A per-layer table, which no text is made of alone.
+            return
         start = model.config.get_text_config().bos_token_id
         body = FrozenBody(model)
 
@@ -206,9 +221,8 @@ def spread(context: MethodContext) -> Tensor:
     Returns:
         ``(d_base,)`` float32.
     """
-    mean = context.base_mean.double()
-    parts = [(context.base(ids).double() - mean).square().sum(dim=0) for ids in context.base_ids.split(8192)]
-    return (torch.stack(parts).sum(dim=0) / len(context.base_ids)).sqrt().to(torch.float32)
+    deviations: Tensor = context.base_covariance.diagonal().sqrt()
+    return deviations.to(torch.float32)
 
 
 def fits(network: Hypernetwork, weights: dict[str, Tensor]) -> bool:

@@ -238,6 +238,7 @@ class TensorQuality(_Part):
         new_shape: Shape in the output.
         copied: Rows copied bit for bit.
         made: Rows a method made.
+        made_by: Rows by the method that made them; ``map`` where the user spelt them out.
         padding: Rows without a token.
         equal_to: Another tensor with the same contents before and after, or None.
         kept_norms: Norms of the copied rows.
@@ -258,6 +259,7 @@ class TensorQuality(_Part):
     new_shape: list[int]
     copied: int
     made: int
+    made_by: dict[str, int] = {}
     padding: int
     equal_to: str | None
     kept_norms: Quantiles | None

@@ -221,6 +221,10 @@ def _tensor_rows(report: Report, tensor: TensorQuality) -> list[tuple[str, str]]
     alone = sum(other.role == tensor.role for other in report.tensors) == 1
     name = tensor.role if alone else tensor.name
     rows = []
+    main = main_tensor(report)
+    if main is not None and tensor.made_by != main.made_by and tensor.equal_to is None:
+        made = ", ".join(f"{show_token(method)} {count(rows)}" for method, rows in tensor.made_by.items())
+        rows.append((f"made rows, {name}", made or "none"))
     if tensor.residuals is not None:
         part = tensor.residuals
         rows.append((f"residual, {name}", f"median {decimal(part.median)}, 99 % {decimal(part.q99)}"))

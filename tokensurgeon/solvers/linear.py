@@ -12,15 +12,16 @@ _RANK = 1e-10
 
 
 def ridge(features: Tensor, targets: Tensor, strength: float) -> Tensor:
-    """The map ``W`` that minimises ``|features W - targets|^2 + strength * mean variance * |W|^2``.
+    """The map ``W`` that minimises ``|features W - targets|^2 + strength * energy * |W|^2``.
 
-    Sums are in float64. Directions that the features do not span are mapped to zero, so rank-deficient
-    features without any ridge have a finite answer, that of least norm.
+    The energy is the sum of the features' squares, divided by ``f``. Sums are in float64. Directions that the
+    features do not span are mapped to zero, so rank-deficient features have a finite answer without any
+    ridge, that of least norm.
 
     Args:
         features: ``(n, f)``; centre them first where an offset is wanted.
         targets: ``(n, t)``.
-        strength: Not negative; in units of the mean of the features' squared entries, times ``n``.
+        strength: Not negative.
 
     Returns:
         ``(f, t)`` float32.
@@ -57,7 +58,7 @@ def rotation(features: Tensor, targets: Tensor) -> tuple[Tensor, float]:
     gram, cross = products(features, targets)
     left, values, right = torch.linalg.svd(cross, full_matrices=False)
     # A direction that nothing was seen in has no counterpart: any would be made up.
-    seen = values > _RANK * values[0]
+    seen = values > _RANK * values[:1]
     turn = (left * seen) @ right
     # |features R|^2, which is |features|^2 only where R keeps all dimensions.
     energy = float(((gram @ turn) * turn).sum())

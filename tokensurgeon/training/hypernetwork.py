@@ -189,14 +189,14 @@ def train(
     network.train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)
     rise = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / _RAMP))
-    good = copy.deepcopy(network.state_dict())
+    good = _weights(network)
     losses: list[float] = []
     for step in range(steps):
         loss = loss_of(step)
         if not isfinite(loss.item()):
             break
         # Weights are good once a loss was computed with them.
-        good = copy.deepcopy(network.state_dict())
+        good = _weights(network)
         losses.append(loss.item())
         if step % _STEPS_A_LINE == 0:
             logger.info("hypernetwork: step %d of %d, loss %.3f", step, steps, losses[-1])
@@ -211,6 +211,11 @@ def train(
         logger.warning(
             "the hypernetwork's loss is no number after %d steps; its training ends there", len(losses)
         )
-        network.load_state_dict(good)
+        network.load_state_dict(good, strict=False)
     network.eval()
     return losses
+
+
+def _weights(network: Hypernetwork) -> dict[str, Tensor]:
+    """Copies of what is trained; buffers stay as they are."""
+    return {name: part.detach().clone() for name, part in network.named_parameters()}

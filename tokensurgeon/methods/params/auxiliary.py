@@ -110,7 +110,7 @@ class UnibridgeParams(MethodParams):
     """FASE: mutual nearest neighbours copied, the rest by sparsemax over shared tokens."""
 
     name: Literal["unibridge"] = "unibridge"
-    dim: int = Field(100, ge=1, description="of the token vectors")
+    dim: int = Field(100, ge=1, description="of the token vectors; the paper has 300")
     epochs: int = Field(3, ge=1)
     min_count: int = Field(1, ge=1, description="rarer tokens have no vector and are not served")
     temperature: float = Field(1.0, gt=0)
@@ -147,7 +147,7 @@ class TokalignParams(MethodParams):
     """The one base token that stands in the same places of the same text."""
 
     name: Literal["tokalign"] = "tokalign"
-    dim: int = Field(100, ge=1, description="of the GloVe vectors")
+    dim: int = Field(100, ge=1, description="of the GloVe vectors; the paper has 300")
     window: int = Field(15, ge=1)
     epochs: int = Field(15, ge=1)
     min_count: int = Field(5, ge=1, description="rarer tokens have no vector and are not served")

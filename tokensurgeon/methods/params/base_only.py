@@ -19,8 +19,8 @@ class PiecesParams(MethodParams):
         "mean",
         description="last_first: last piece for the embedding, decaying from the first for the lm_head; "
         "eeve: mean, and first for the lm_head; length: by bytes; position: 1, 2, 3, and reversed for the "
-        "lm_head; similarity: to the other pieces; exponential: AdaptiVocab; merges: halves of the target's "
-        "merges",
+        "lm_head; similarity: attention of the mean piece (tokenizer-adapter); exponential: AdaptiVocab; "
+        "merges: halves of the target's merges",
     )
     decay: float = Field(
         0.5, ge=0, le=1, description="weight of each further piece in the lm_head row of last_first"
@@ -32,6 +32,12 @@ class PieceRegressionParams(MethodParams):
 
     name: Literal["piece_regression"] = "piece_regression"
     ridge: float = Field(0.01, ge=0, description="in units of the mean variance of the features")
+
+    def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
+        """Three rows a token as features, centred and as they are, and products of all of them."""
+        features = 3 * width + 2
+        fixed = 2 * 4 * 2**15 * features + 3 * 8 * features**2
+        return Cost(bytes_per_token=64 * width, fixed_bytes=fixed, operations=2 * tokens * features * width)
 
 
 class DetokenizeParams(MethodParams):
@@ -46,7 +52,10 @@ class DetokenizeParams(MethodParams):
 
     def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
         """A forward pass a token; the body counts about 12 matrices of its width a layer, 24 layers."""
-        return Cost(bytes_per_token=4096 * width, operations=8 * 24 * 24 * width**2 * tokens)
+        states = 4 * self.sample * width * 24
+        return Cost(
+            bytes_per_token=4096 * width, fixed_bytes=states, operations=8 * 24 * 24 * width**2 * tokens
+        )
 
 
 class MeanParams(MethodParams):

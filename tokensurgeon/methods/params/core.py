@@ -32,10 +32,12 @@ class Cost(BaseModel):
 
     Attributes:
         bytes_per_token: Memory of one token of a batch.
+        fixed_bytes: Memory that does not depend on the batch: examples to learn from, sums of products.
         operations: Floating-point operations of all tokens.
     """
 
     model_config = ConfigDict(frozen=True)
 
     bytes_per_token: int
+    fixed_bytes: int = 0
     operations: int

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tokensurgeon.methods.params.core import MethodParams
+from tokensurgeon.methods.params.core import Cost, MethodParams
 
 
 class ZettParams(MethodParams):
@@ -23,3 +23,9 @@ class ZettParams(MethodParams):
     sampled_tokens: int = Field(8192, ge=64, description="size of a sampled tokenizer")
     lexical_weight: float = Field(0.5, ge=0, description="of the distance to the rows of known tokens")
     learning_rate: float = Field(3e-4, gt=0)
+
+    def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
+        """Features of known tokens and their products; training costs most, and is not known before."""
+        features = 3 * width
+        fixed = 3 * 4 * 2**15 * features + 3 * 8 * features**2
+        return Cost(bytes_per_token=4096 * width, fixed_bytes=fixed, operations=2 * tokens * features * width)
