@@ -38,9 +38,24 @@ ARROWS = {
     | {"lexicon", "resources"},
     "quality": {"plan", "sourcing", "surgery", "checkpoint", "solvers", "report"},
     "evidence": {"plan", "surgery", "quality", "checkpoint", "vocab", "evaluation", "report"},
+    "hidden_anchors": {"plan", "surgery", "batches", "resources", "lexicon", "sourcing", "checkpoint"}
+    | {"methods", "solvers", "vocab"},
+    "calibration": {"hidden_anchors", "pipeline", "plan", "surgery", "batches", "parallel", "recipe"}
+    | {"checkpoint", "methods", "evaluation"},
     "pipeline": {"plan", "surgery", "batches", "parallel", "evidence", "device", "recipe", "vocab"}
     | {"resources", "checkpoint", "methods", "report"},
-    "cli": {"pipeline", "plan", "device", "recipe", "vocab", "checkpoint", "methods", "solvers", "evaluation"}
+    "cli": {
+        "calibration",
+        "pipeline",
+        "plan",
+        "device",
+        "recipe",
+        "vocab",
+        "checkpoint",
+        "methods",
+        "solvers",
+        "evaluation",
+    }
     | {"report"},
 }
 EVERYWHERE = {"errors", "console", "notices", ""}
@@ -108,7 +123,7 @@ def test_importing_the_package_loads_no_torch():
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "run", "transplant", "plan", "verify", "eval", "inspect", "methods", "report"]
+    "verb", ["", "run", "transplant", "plan", "verify", "calibrate", "eval", "inspect", "methods", "report"]
 )
 def test_help_loads_no_torch(verb):
     arguments = ["tokensurgeon", *([verb] if verb else []), "--help"]

@@ -10,6 +10,9 @@ from typer.exceptions import TyperException
 
 from tokensurgeon import __version__, console
 from tokensurgeon.cli import (
+    calibrate as calibrate_verb,
+)
+from tokensurgeon.cli import (
     eval as eval_verb,
 )
 from tokensurgeon.cli import (
@@ -52,6 +55,7 @@ app.command("run")(run_verb.run_recipe)
 app.command("transplant")(transplant_verb.transplant)
 app.command("plan")(plan_verb.show_plan)
 app.command("verify")(verify_verb.verify)
+app.command("calibrate")(calibrate_verb.calibrate)
 app.command("eval")(eval_verb.eval_models)
 app.command("inspect")(inspect_verb.inspect)
 app.command("methods")(methods_verb.list_methods)
