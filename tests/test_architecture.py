@@ -34,16 +34,18 @@ ARROWS = {
     "parallel": set(),
     "batches": {"parallel", "checkpoint", "methods"},
     "sourcing": {"plan", "checkpoint", "methods", "vocab"},
+    "rows": {"checkpoint", "methods"},
+    "adjust": {"plan", "rows", "resources", "checkpoint", "evaluation"},
     "surgery": {"plan", "sourcing", "device", "checkpoint", "methods", "batches", "solvers"}
-    | {"lexicon", "resources"},
-    "quality": {"plan", "sourcing", "surgery", "checkpoint", "solvers", "report"},
-    "evidence": {"plan", "surgery", "quality", "checkpoint", "vocab", "evaluation", "report"},
-    "hidden_anchors": {"plan", "surgery", "batches", "resources", "lexicon", "sourcing", "checkpoint"}
+    | {"lexicon", "resources", "rows", "adjust"},
+    "quality": {"plan", "sourcing", "rows", "checkpoint", "solvers", "report"},
+    "evidence": {"plan", "rows", "quality", "checkpoint", "vocab", "evaluation", "report"},
+    "hidden_anchors": {"plan", "surgery", "rows", "batches", "resources", "lexicon", "sourcing", "checkpoint"}
     | {"methods", "solvers", "vocab"},
-    "calibration": {"hidden_anchors", "pipeline", "plan", "surgery", "batches", "parallel", "recipe"}
+    "calibration": {"hidden_anchors", "pipeline", "plan", "rows", "batches", "parallel", "recipe"}
     | {"checkpoint", "methods", "evaluation"},
     "pipeline": {"plan", "surgery", "batches", "parallel", "evidence", "device", "recipe", "vocab"}
-    | {"resources", "checkpoint", "methods", "report"},
+    | {"resources", "rows", "checkpoint", "methods", "report"},
     "cli": {
         "calibration",
         "pipeline",

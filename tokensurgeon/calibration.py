@@ -33,7 +33,7 @@ from tokensurgeon.recipe.schema import Recipe
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from tokensurgeon.surgery import NewTensor
+    from tokensurgeon.rows import NewTensor
 
 
 @dataclass(frozen=True)

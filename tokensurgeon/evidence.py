@@ -19,7 +19,7 @@ from tokensurgeon.notices import Notice
 from tokensurgeon.plan import Plan
 from tokensurgeon.quality import judge_rows
 from tokensurgeon.report import model as r
-from tokensurgeon.surgery import NewTensor
+from tokensurgeon.rows import NewTensor
 from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.digits import digit_scheme
 from tokensurgeon.vocab.probe import MESSAGES

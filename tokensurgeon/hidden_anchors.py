@@ -24,9 +24,10 @@ from tokensurgeon.lexicon import make_lexicon
 from tokensurgeon.methods.params import AnyMethod
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
+from tokensurgeon.rows import NewTensor
 from tokensurgeon.solvers.nearest import build_index
 from tokensurgeon.sourcing import donor_counterpart
-from tokensurgeon.surgery import NewTensor, operate
+from tokensurgeon.surgery import operate
 from tokensurgeon.vocab.decompose import Pieces
 
 if TYPE_CHECKING:

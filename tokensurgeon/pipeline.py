@@ -40,7 +40,8 @@ from tokensurgeon.report.card import render_card
 from tokensurgeon.report.html import render_html
 from tokensurgeon.report.model import Report, TextScore
 from tokensurgeon.resources import FileResources
-from tokensurgeon.surgery import NewTensor, operate
+from tokensurgeon.rows import NewTensor
+from tokensurgeon.surgery import operate
 from tokensurgeon.vocab.probe import probe_chat, probe_ids
 
 

@@ -134,8 +134,9 @@ class Plan:
 
     @property
     def _body_bytes(self) -> int:
-        """The base in float32, where a method runs it."""
-        if not any("forward passes" in find_method(params.name).needs for params in self.recipe.all_methods):
+        """The base in float32, where a method or a choice runs it."""
+        needs = {need for params in self.recipe.all_methods for need in find_method(params.name).needs}
+        if "forward passes" not in needs and self.recipe.new_rows.head_scale != "auto":
             return 0
         return 4 * sum(math.prod(ref.shape) for ref in self.inputs.base_index.tensors.values())
 

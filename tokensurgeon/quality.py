@@ -12,9 +12,9 @@ from torch import Tensor
 from tokensurgeon.checkpoint.expectation import MADE, token_rows
 from tokensurgeon.plan import Plan
 from tokensurgeon.report.model import Ingredient, Quantiles, Solver, TensorQuality, TokenRow
+from tokensurgeon.rows import MadeRows, NewTensor
 from tokensurgeon.solvers.nearest import build_index
 from tokensurgeon.sourcing import donor_counterpart
-from tokensurgeon.surgery import MadeRows, NewTensor
 
 _BINS = 40
 _WORST = 20

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from tokensurgeon.adjust import adjust_rows
 from tokensurgeon.batches import Batches
 from tokensurgeon.checkpoint.expectation import MADE, PADDING, token_rows
 from tokensurgeon.checkpoint.layout import TensorRole, VocabTensor
@@ -15,99 +16,15 @@ from tokensurgeon.console import no_progress, progress
 from tokensurgeon.device import find_device
 from tokensurgeon.errors import InputError, PolicyError, RecipeError, ResourceError
 from tokensurgeon.lexicon import make_lexicon
-from tokensurgeon.methods.base import Agreement, InitRows, MethodContext, Side
+from tokensurgeon.methods.base import MethodContext, Side
 from tokensurgeon.methods.learnt import infinite_rows
 from tokensurgeon.methods.params import MeanParams, MethodParams, PiecesParams
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
+from tokensurgeon.rows import MadeRows, NewTensor
 from tokensurgeon.solvers.omp import is_out_of_memory
 from tokensurgeon.sourcing import choose_anchors, donor_counterpart, find_unserved, rope_thetas
-
-
-class MadeRows:
-    """What is known about the rows that methods made for one tensor, in the order of ``ids``.
-
-    Args:
-        ids: Target ids, ascending.
-
-    Attributes:
-        methods: For each id the method that made its row; ``map`` where the user spelt it out.
-        sources: ``(B, k)`` int64 base ids that were combined, -1 where there are fewer.
-        coefs: ``(B, k)`` float32 coefficients.
-        residual: ``(B,)`` float32, NaN where the method has none.
-        solver: How rows were solved for, such as ``exact``; may be empty.
-        agreement: How near an approximate solver came to the exact one, or None.
-        primitives: ``(r, d)`` float32 vectors that rows are combinations of, or None.
-    """
-
-    def __init__(self, ids: list[int]) -> None:
-        self.ids = ids
-        self.methods = [""] * len(ids)
-        self.sources = torch.full((len(ids), 1), -1, dtype=torch.int64)
-        self.coefs = torch.zeros((len(ids), 1))
-        self.residual = torch.full((len(ids),), torch.nan)
-        self.solver = ""
-        self.agreement: Agreement | None = None
-        self.primitives: Tensor | None = None
-
-    def add(self, label: str, group: list[int], part: InitRows) -> None:
-        """Take over what one method says about its rows.
-
-        Args:
-            label: The method's name.
-            group: Its target ids.
-            part: Its rows.
-        """
-        at = torch.searchsorted(torch.tensor(self.ids), torch.tensor(group))
-        for place in at.tolist():
-            self.methods[place] = label
-        if part.sources is not None and part.coefs is not None:
-            width = part.sources.shape[1]
-            wider = (0, max(width - self.sources.shape[1], 0))
-            self.sources = torch.nn.functional.pad(self.sources, wider, value=-1)
-            self.coefs = torch.nn.functional.pad(self.coefs, wider)
-            self.sources[at, :width] = part.sources.cpu()
-            self.coefs[at, :width] = part.coefs.cpu()
-        if part.residual is not None:
-            self.residual[at] = part.residual.cpu()
-        self.solver = self.solver or part.solver
-        self.agreement = self.agreement or part.agreement
-        self.primitives = part.primitives if self.primitives is None else self.primitives
-
-
-@dataclass(frozen=True)
-class NewTensor:
-    """One vocabulary tensor of the output.
-
-    Attributes:
-        tensor: Its counterpart in the base.
-        data: Contents, in the base's dtype and the new shape.
-        source: For every row the base row it is a copy of, ``MADE`` or ``PADDING``.
-        made: Rows that methods made; None for a bias.
-        tied: Whether the same rows serve as input embedding and lm_head, stored once or twice.
-        equal_to: The tensor it is a copy of, before and after.
-        excluded: Target ids that their rows ruled out as anchors, by reason.
-        anchors: Target ids of the anchors used, ascending.
-        note: What else to know.
-    """
-
-    tensor: VocabTensor
-    data: Tensor
-    source: list[int]
-    made: MadeRows | None = None
-    tied: bool = False
-    equal_to: str | None = None
-    excluded: dict[str, list[int]] = field(default_factory=dict)
-    anchors: list[int] = field(default_factory=list)
-    note: str = ""
-
-    @property
-    def factors_file(self) -> str | None:
-        """Where the output holds a factorised form, for methods that have one."""
-        if self.made is None or self.made.primitives is None or self.equal_to is not None:
-            return None
-        return f"factors/{self.tensor.name}.safetensors"
 
 
 def operate(plan: Plan, batches: Batches, resources: FileResources) -> list[NewTensor]:
@@ -153,7 +70,8 @@ def operate(plan: Plan, batches: Batches, resources: FileResources) -> list[NewT
     for tensor in plan.inputs.layout.tensors:
         if tensor.role is TensorRole.BIAS:
             by_name[tensor.name] = _make_bias(plan, tensor, head)
-    return [by_name[tensor.name] for tensor in plan.inputs.layout.tensors]
+    made = [by_name[tensor.name] for tensor in plan.inputs.layout.tensors]
+    return adjust_rows(plan, made, resources)
 
 
 def _is_tied(plan: Plan) -> bool:
@@ -248,7 +166,6 @@ def _make_rows(
             rope_thetas=rope_thetas(plan),
         )
         made = _make_missing(plan, tensor, context, data, batches)
-        _adjust(plan, context, data, made, copied)
     padding = torch.tensor([row for row, origin in enumerate(source) if origin == PADDING], dtype=torch.int64)
     if len(padding):
         # The mean row's logit is the mean logit: never the largest. A zero row's logit is 0, which may be.
@@ -324,24 +241,6 @@ def _make_group(
     data[torch.tensor(group, dtype=torch.int64)] = rows
     made.add(label or params.name, group, part)
     return set(group)
-
-
-def _adjust(plan: Plan, context: MethodContext, data: Tensor, made: MadeRows, copied: Tensor) -> None:
-    """Scale made rows as the recipe says; rows the user spelt out stay as they are."""
-    rules = plan.recipe.new_rows
-    scale = rules.head_scale if context.side in ("lm_head", "tied") else 1.0
-    if scale == 1.0 and rules.norm == "free":
-        return
-    ids = [index for index, method in zip(made.ids, made.methods, strict=True) if method != "map"]
-    mean, kept = context.base_mean.cpu(), torch.tensor(torch.nan)
-    if rules.norm == "match" and len(copied):
-        kept = torch.cat([data[some].float().norm(dim=1) for some in copied.split(8192)]).median()
-    for part in torch.tensor(ids, dtype=torch.int64).split(8192):
-        rows = mean + scale * (data[part].float() - mean)
-        if not kept.isnan():
-            own = rows.norm(dim=1, keepdim=True)
-            rows = torch.where(own > 0, rows / own.clamp(min=1e-30) * kept, rows)
-        data[part] = rows.to(data.dtype)
 
 
 def _refuse_infinite_made(rows: Tensor, ids: list[int], plan: Plan, tensor: VocabTensor) -> None:

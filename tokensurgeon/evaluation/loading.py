@@ -71,6 +71,29 @@ def load_model(
     return model.eval().to(target), tokenizer
 
 
+def load_tokenizer(directory: str, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
+    """Load a tokenizer alone.
+
+    Args:
+        directory: Local directory or hub id.
+        trust_remote_code: Whether code that comes with it may run.
+
+    Returns:
+        As AutoTokenizer reads it.
+
+    Raises:
+        InputError: There is none that can be read.
+    """
+    try:
+        with silent_loading():
+            tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
+                directory, trust_remote_code=trust_remote_code
+            )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{directory}: {error}", "a tokenizer that AutoTokenizer can read") from error
+    return tokenizer
+
+
 @contextmanager
 def silent_loading() -> Iterator[None]:
     """Keep transformers quiet while it loads a model."""

@@ -170,8 +170,10 @@ class ResourceRules(_Part):
 class NewRowRules(_Part):
     """What is done to every row that a method made."""
 
-    head_scale: float = Field(
-        1.0, gt=0, description="factor on the distance of an lm_head row, or a tied one, to the mean row"
+    head_scale: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        1.0,
+        description="factor on the distance of an lm_head row, or a tied one, to the mean row; auto: the one "
+        "at which the output best reads text sampled from the base",
     )
     norm: Literal["free", "match"] = Field(
         "free", description="match: every row as long as the median row that is kept"

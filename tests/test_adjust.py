@@ -1,0 +1,129 @@
+"""Made rows are scaled as the recipe says, and where it says auto, as the base's own writing says."""
+
+import pytest
+import torch
+
+from tokensurgeon import adjust
+from tokensurgeon.adjust import climb
+from tokensurgeon.batches import Batches
+from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.evaluation.sampling import sample_texts
+from tokensurgeon.parallel import Processes
+from tokensurgeon.pipeline import find_resources
+from tokensurgeon.plan import make_plan
+from tokensurgeon.recipe.load import build_recipe
+from tokensurgeon.surgery import operate
+
+
+@pytest.mark.parametrize("best", [0.65, 0.8, 1.0, 1.15, 1.2])
+def test_the_walk_ends_at_the_smallest_measure(best):
+    found, known = climb(lambda scale: (scale - best) ** 2)
+    assert found == pytest.approx(best)
+    assert known[1.0] == pytest.approx((1 - best) ** 2)
+    assert len(known) < 12
+
+
+def test_no_scale_is_measured_twice_and_the_walk_has_bounds():
+    seen = []
+
+    def measure(scale):
+        seen.append(scale)
+        return scale
+
+    assert climb(measure)[0] == 0.5
+    assert len(seen) == len(set(seen))
+    assert min(seen) == 0.5
+    assert climb(lambda scale: -scale)[0] == 1.5
+
+
+@pytest.fixture
+def rows(make_model, sentencepiece, byte_level):
+    def rows(head_scale, kind="llama", **changes):
+        document = {
+            "base": str(make_model(kind, sentencepiece)),
+            "target": str(byte_level),
+            "output": "nowhere",
+            "method": "gaussian",
+            "new_rows": {"head_scale": head_scale, **changes},
+        }
+        plan = make_plan(build_recipe(document))
+        return operate(plan, Batches(Processes()), find_resources(plan))
+
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama-tied", "gemma3", "gpt2", "phi"])
+def test_auto_takes_the_scale_that_reads_the_bases_writing_best(kind, rows, monkeypatch):
+    tried = {}
+
+    def walk(measure):
+        tried.update({scale: measure(scale) for scale in (1.0, 0.5, 1.5)})
+        best = min(tried, key=tried.get)
+        return best, tried
+
+    monkeypatch.setattr(adjust, "climb", walk)
+    chosen = rows("auto", kind)
+    best = min(tried, key=tried.get)
+    assert len(set(tried.values())) == 3
+    expected = rows(best, kind)
+    for new, other in zip(chosen, expected, strict=True):
+        assert new.data.equal(other.data)
+    note = next(new.note for new in chosen if new.note.startswith("head_scale"))
+    assert f"head_scale {best:g}, chosen on text sampled from the base: {tried[1.0]:.3f}" in note
+
+
+def test_auto_measures_what_the_output_will_read(rows, make_model, sentencepiece, byte_level, monkeypatch):
+    """The scale's measure is that of a model that holds the same rows."""
+    measured = {}
+
+    def walk(measure):
+        measured[1.0] = measure(1.0)
+        return 1.0, measured
+
+    monkeypatch.setattr(adjust, "climb", walk)
+    embedding, head = rows("auto")
+    base = str(make_model("llama", sentencepiece))
+    model, tokenizer = load_model(base, device="cpu")
+    texts = sample_texts(model, tokenizer, seed=0)
+    model.get_input_embeddings().weight = torch.nn.Parameter(embedding.data.float())
+    model.get_output_embeddings().weight = torch.nn.Parameter(head.data.float())
+    from tokensurgeon.evaluation.bits_per_byte import score_texts
+    from tokensurgeon.evaluation.loading import load_tokenizer
+
+    scores = score_texts(model, load_tokenizer(str(byte_level)), texts).scores
+    bits = sum(score.bits for score in scores) / sum(score.bytes for score in scores)
+    assert measured[1.0] == pytest.approx(bits, rel=1e-5)
+
+
+def test_copies_of_a_table_stay_copies(rows):
+    for new in rows(1.3, "llama-tied"):
+        assert new.equal_to is None or new.data is not None
+    tied = rows(1.3, "llama-tied")
+    assert len(tied) == 1
+    assert not tied[0].data.equal(rows(1.0, "llama-tied")[0].data)
+
+
+def test_a_base_that_writes_no_text_cannot_choose(make_model, wordpiece, byte_level):
+    document = {"base": str(make_model("bert", wordpiece)), "target": str(byte_level), "output": "out"}
+    with pytest.raises(InputError, match="a causal language model"):
+        make_plan(build_recipe({**document, "method": "pieces", "new_rows": {"head_scale": "auto"}}))
+
+
+class TestSampling:
+    @pytest.fixture
+    def loaded(self, make_model, sentencepiece):
+        return load_model(str(make_model("llama", sentencepiece)), device="cpu")
+
+    def test_the_seed_decides_and_other_random_numbers_are_left_alone(self, loaded):
+        state = torch.random.get_rng_state()
+        one, again = (sample_texts(*loaded, seed=3, samples=4, new_tokens=12) for _ in range(2))
+        assert one == again
+        assert one != sample_texts(*loaded, seed=4, samples=4, new_tokens=12)
+        assert torch.random.get_rng_state().equal(state)
+
+    def test_every_sample_is_a_text_of_its_own(self, loaded):
+        found = sample_texts(*loaded, seed=0, samples=4, new_tokens=12)
+        assert list(found) == [f"sample {number}" for number in range(1, 5)]
+        assert len(set(found.values())) == 4
+        assert all(text for text in found.values())

@@ -1,0 +1,96 @@
+"""The rows of a vocabulary tensor of the output: what they are, and where each came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tokensurgeon.checkpoint.layout import VocabTensor
+from tokensurgeon.methods.base import Agreement, InitRows
+
+
+class MadeRows:
+    """What is known about the rows that methods made for one tensor, in the order of ``ids``.
+
+    Args:
+        ids: Target ids, ascending.
+
+    Attributes:
+        methods: For each id the method that made its row; ``map`` where the user spelt it out.
+        sources: ``(B, k)`` int64 base ids that were combined, -1 where there are fewer.
+        coefs: ``(B, k)`` float32 coefficients.
+        residual: ``(B,)`` float32, NaN where the method has none.
+        solver: How rows were solved for, such as ``exact``; may be empty.
+        agreement: How near an approximate solver came to the exact one, or None.
+        primitives: ``(r, d)`` float32 vectors that rows are combinations of, or None.
+    """
+
+    def __init__(self, ids: list[int]) -> None:
+        self.ids = ids
+        self.methods = [""] * len(ids)
+        self.sources = torch.full((len(ids), 1), -1, dtype=torch.int64)
+        self.coefs = torch.zeros((len(ids), 1))
+        self.residual = torch.full((len(ids),), torch.nan)
+        self.solver = ""
+        self.agreement: Agreement | None = None
+        self.primitives: Tensor | None = None
+
+    def add(self, label: str, group: list[int], part: InitRows) -> None:
+        """Take over what one method says about its rows.
+
+        Args:
+            label: The method's name.
+            group: Its target ids.
+            part: Its rows.
+        """
+        at = torch.searchsorted(torch.tensor(self.ids), torch.tensor(group))
+        for place in at.tolist():
+            self.methods[place] = label
+        if part.sources is not None and part.coefs is not None:
+            width = part.sources.shape[1]
+            wider = (0, max(width - self.sources.shape[1], 0))
+            self.sources = torch.nn.functional.pad(self.sources, wider, value=-1)
+            self.coefs = torch.nn.functional.pad(self.coefs, wider)
+            self.sources[at, :width] = part.sources.cpu()
+            self.coefs[at, :width] = part.coefs.cpu()
+        if part.residual is not None:
+            self.residual[at] = part.residual.cpu()
+        self.solver = self.solver or part.solver
+        self.agreement = self.agreement or part.agreement
+        self.primitives = part.primitives if self.primitives is None else self.primitives
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """One vocabulary tensor of the output.
+
+    Attributes:
+        tensor: Its counterpart in the base.
+        data: Contents, in the base's dtype and the new shape.
+        source: For every row the base row it is a copy of, ``MADE`` or ``PADDING``.
+        made: Rows that methods made; None for a bias.
+        tied: Whether the same rows serve as input embedding and lm_head, stored once or twice.
+        equal_to: The tensor it is a copy of, before and after.
+        excluded: Target ids that their rows ruled out as anchors, by reason.
+        anchors: Target ids of the anchors used, ascending.
+        note: What else to know.
+    """
+
+    tensor: VocabTensor
+    data: Tensor
+    source: list[int]
+    made: MadeRows | None = None
+    tied: bool = False
+    equal_to: str | None = None
+    excluded: dict[str, list[int]] = field(default_factory=dict)
+    anchors: list[int] = field(default_factory=list)
+    note: str = ""
+
+    @property
+    def factors_file(self) -> str | None:
+        """Where the output holds a factorised form, for methods that have one."""
+        if self.made is None or self.made.primitives is None or self.equal_to is not None:
+            return None
+        return f"factors/{self.tensor.name}.safetensors"
