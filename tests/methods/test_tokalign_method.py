@@ -160,7 +160,7 @@ def test_tokens_that_are_too_rare_are_not_served(context, tools):
 
 
 def test_with_few_pivots_or_no_text_nothing_is_served(context, tools):
-    few, none = torch.arange(7), torch.zeros(0, dtype=torch.int64)
+    few, none = torch.arange(2), torch.zeros(0, dtype=torch.int64)
     lines = make_lines(tools, 20)
     made = [
         method()(told_of(context, tools, lines, anchor_targets=few, anchor_bases=49 - few)),

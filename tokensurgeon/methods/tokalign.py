@@ -26,7 +26,7 @@ from tokensurgeon.solvers.nearest import build_index
 Ints = NDArray[Any]
 Floats = NDArray[Any]
 
-_FEWEST_PIVOTS = 8
+_FEWEST_PIVOTS = 3
 _LEARNING_RATE = 0.05
 _X_MAX, _ALPHA = 10, 0.75
 _BATCHES, _SMALLEST, _LARGEST = 256, 32, 8192
