@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "omp, norm: match": {"method": "omp", "new_rows": {"norm": "match"}},
     "omp, anchors: all": {"method": "omp", "anchors": "all"},
     "affknn, head_scale 1.1": {"method": "affknn", "new_rows": {"head_scale": 1.1}},
+    "affknn, head_scale auto": {"method": "affknn", "new_rows": {"head_scale": "auto"}},
     "affknn, norm: match": {"method": "affknn", "new_rows": {"norm": "match"}},
     "nearest, cosine, k = 16": {"method": {"name": "nearest", "k": 16, "metric": "cosine"}},
     "affine, SAVA": {"method": {"name": "affine", "fit": "orthogonal", "scaling": "standard"}},
@@ -257,7 +258,7 @@ def make_table(direction: int, options: argparse.Namespace, cache: dict[str, Any
     order = sorted(found, key=lambda label: sum(found[label]["bits"][text] for text in texts))
     best = {text: min(round(entry["bits"][text], 3) for entry in found.values()) for text in texts}
     lines = [
-        f"`{base.name}` with the tokenizer of `{donor.name}`:",
+        f"<details><summary><b>{base.name} with the tokenizer of {donor.name}</b></summary>",
         "",
         f"| method | {' | '.join(texts)} | hidden-anchor error | made | CPU seconds | GB |",
         f"|---|{'---:|' * (len(texts) + 4)}",
@@ -271,7 +272,7 @@ def make_table(direction: int, options: argparse.Namespace, cache: dict[str, Any
             f"| {_name(label)} | {_bits(entry['bits'], texts, best)} | {entry['hidden_error']:.3f} "
             f"| {own / sum(made.values()):.0%} | {entry['seconds']:.0f} | {entry['gigabytes']:.1f} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "</details>"])
 
 
 def _name(label: str) -> str:
