@@ -14,27 +14,32 @@ def run(told, **params):
     return LandmarkPca(LandmarkPcaParams(**params))(told).rows
 
 
-def transcribe(told, count):
+def transcribe(told, count, scale):
     """The definition, by singular values."""
     donor, base = told.donor_rows[:30].double().numpy(), told.base_rows[10:].double().numpy()
     a, b = donor - donor.mean(axis=0), base - base.mean(axis=0)
     p, q = np.linalg.svd(a)[2][:count].T, np.linalg.svd(b)[2][:count].T
     left, _, right = np.linalg.svd((a @ p).T @ (b @ q))
-    wanted = told.donor_rows[told.wanted].double().numpy()
-    return torch.tensor((wanted - donor.mean(axis=0)) @ p @ left @ right @ q.T + base.mean(axis=0)).float()
+    turned = a @ p @ left @ right
+    factor = np.sum(turned * (b @ q)) / np.sum(turned**2) if scale else 1
+    wanted = told.donor_rows[told.wanted].double().numpy() - donor.mean(axis=0)
+    return torch.tensor(factor * wanted @ p @ left @ right @ q.T + base.mean(axis=0)).float()
 
 
+@pytest.mark.parametrize("scale", [True, False])
 @pytest.mark.parametrize("components", [1, 3, 12, None])
-def test_rows_follow_the_definition(context, components):
+def test_rows_follow_the_definition(context, components, scale):
     told = context()
-    made = run(told, components=components)
-    torch.testing.assert_close(made, transcribe(told, components or 12), rtol=1e-3, atol=1e-3)
+    made = run(told, components=components, scale=scale)
+    torch.testing.assert_close(made, transcribe(told, components or 12, scale), rtol=1e-3, atol=1e-3)
 
 
 def test_a_turned_space_is_turned_and_not_turned_back(context, tools):
     donor, turn = tools.random(2, 50, 12) + 1, torch.linalg.qr(tools.random(3, 12, 12)).Q
     base = torch.cat([tools.random(4, 10, 12), donor[:30] @ turn + 5])
     made = run(context(donor_rows=donor, base_rows=base))
+    torch.testing.assert_close(made, donor[30:] @ turn + 5, rtol=1e-3, atol=1e-3)
+    made = run(context(donor_rows=20 * donor, base_rows=base))
     torch.testing.assert_close(made, donor[30:] @ turn + 5, rtol=1e-3, atol=1e-3)
 
 

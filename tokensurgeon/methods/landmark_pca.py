@@ -2,10 +2,11 @@
 
 With anchors ``A`` and ``B`` centred on their means ``a`` and ``b``, and their leading principal directions
 ``P`` and ``Q``, the rotation ``R`` takes coordinates ``A P`` to ``B Q`` (P. Schönemann,
-doi:10.1007/BF02289451), and a missing token gets ``(x - a) P R Q' + b``.
+doi:10.1007/BF02289451), and a missing token gets ``s (x - a) P R Q' + b``.
 
-On purpose not as in mergekit: ``R`` is the solution and not its transpose; the components are exact, not
-randomised, and computed once; directions in which the anchors do not vary are no components.
+On purpose not as in mergekit: a factor ``s`` is fitted, without which rows of a donor with longer ones are
+too long by far; ``R`` is the solution and not its transpose; the components are exact, not randomised, and
+computed once; directions in which the anchors do not vary are no components.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ class LandmarkPca:
         donor_axes, base_axes = principal_axes(donor), principal_axes(base)
         count = min(donor_axes.shape[1], base_axes.shape[1], self.params.components or donor_axes.shape[1])
         donor_axes, base_axes = donor_axes[:, :count], base_axes[:, :count]
-        turn, _ = rotation(donor @ donor_axes, base @ base_axes)
-        return map_rows(context, donor_mean, donor_axes @ turn @ base_axes.mT, base_mean)
+        turn, factor = rotation(donor @ donor_axes, base @ base_axes)
+        matrix = donor_axes @ turn @ base_axes.mT
+        return map_rows(context, donor_mean, matrix * factor if self.params.scale else matrix, base_mean)
 
 
 def principal_axes(centred: Tensor) -> Tensor:

@@ -128,6 +128,7 @@ class LandmarkPcaParams(_OneMap):
 
     name: Literal["landmark_pca"] = "landmark_pca"
     components: int | None = Field(None, ge=1, description="by default all that both spaces have")
+    scale: bool = Field(True, description="fit one factor as well; mergekit does not")
 
 
 class StbParams(_OneMap):
