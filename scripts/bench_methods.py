@@ -30,7 +30,6 @@ from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.methods.registry import METHODS
 from tokensurgeon.plan import Plan, make_plan
 from tokensurgeon.recipe.load import build_recipe
-from tokensurgeon.vocab.decompose import Pieces
 
 START, END = "<!-- methods-bench:start -->", "<!-- methods-bench:end -->"
 SEED = 0
@@ -89,39 +88,16 @@ def make_plan_of(base: Path, donor: Path, changes: dict[str, Any], options: argp
 
 
 def hide(plan: Plan, count: int) -> Plan:
-    """The same transplant with no target tokens but shared ones, some of which are treated as missing.
-
-    The base's vocabulary lacks them too, so no method meets a hidden row. They are spelt by what they are
-    merged from.
-    """
+    """The same transplant with some of the shared tokens as the only missing ones."""
     import torch
 
+    from tokensurgeon.hidden_anchors import treat_as_missing
     from tokensurgeon.lexicon import make_lexicon
 
     parts = make_lexicon(plan.match, plan.inputs.layout.rows).base_parts
     able = [index for index, twin in plan.anchors.items() if twin in parts]
     order = torch.randperm(len(able), generator=torch.Generator().manual_seed(SEED))
-    hidden = sorted(able[place] for place in order[:count].tolist())
-    twins = {plan.anchors[index] for index in hidden}
-    base = replace(
-        plan.match.base, tokens={i: t for i, t in plan.match.base.tokens.items() if i not in twins}
-    )
-    target = replace(
-        plan.match.target,
-        tokens={i: t for i, t in plan.match.target.tokens.items() if i in plan.match.sources},
-    )
-    sources = {i: s for i, s in plan.match.sources.items() if not twins & {*s.embedding, *s.head}}
-    match = replace(plan.match, base=base, target=target, sources=sources, collisions=())
-    anchors = {i: twin for i, twin in plan.anchors.items() if i not in set(hidden)}
-    gone = [index for index in target.tokens if index not in sources]
-
-    def spell(index: int) -> Pieces:
-        kept = [part for part in parts.get(plan.match.sources[index].head[0], ()) if part not in twins]
-        return Pieces(tuple(kept), exact=True)
-
-    return replace(
-        plan, match=match, wanted=gone, unserved=[], pieces=[spell(i) for i in gone], anchors=anchors
-    )
+    return treat_as_missing(plan, {able[place] for place in order[:count].tolist()})
 
 
 def operate_on(plan: Plan) -> Any:  # noqa: ANN401 - a NewTensor, whose module imports torch

@@ -8,7 +8,7 @@ hidden tokens are as far away as the missing ones are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -112,13 +112,22 @@ def hide_anchors(plan: Plan, share: float = 0.3, seed: int = 0) -> Hidden:
         raise InputError(
             f"{len(able)} anchors that can be spelt without themselves", f"enough to hide {share:.0%} of them"
         )
-    smaller = _without(plan, set(chosen), parts)
+    smaller = treat_as_missing(plan, set(chosen))
     similarity, edges, weights = _weigh(smaller, plan, chosen)
     return Hidden(smaller, chosen, [plan.anchors[i] for i in chosen], similarity, edges, weights)
 
 
-def _without(plan: Plan, hidden: set[int], parts: Mapping[int, tuple[int, ...]]) -> Plan:
-    """The transplant in which only hidden tokens are wanted, and the base does not have them."""
+def treat_as_missing(plan: Plan, hidden: set[int]) -> Plan:
+    """The transplant in which only hidden tokens are wanted, and the base does not have them.
+
+    Args:
+        plan: A transplant.
+        hidden: Target ids of anchors.
+
+    Returns:
+        One with no target tokens but shared ones.
+    """
+    parts = make_lexicon(plan.match, plan.inputs.layout.rows).base_parts
     twins = {plan.anchors[index] for index in hidden}
     base = replace(
         plan.match.base, tokens={i: t for i, t in plan.match.base.tokens.items() if i not in twins}
@@ -133,7 +142,7 @@ def _without(plan: Plan, hidden: set[int], parts: Mapping[int, tuple[int, ...]])
     )
     kept = {index: source for index, source in sources.items() if index not in hidden}
     wanted = sorted(hidden)
-    spelt = [tuple(i for i in parts[plan.anchors[index]] if i not in twins) for index in wanted]
+    spelt = [tuple(i for i in parts.get(plan.anchors[index], ()) if i not in twins) for index in wanted]
     return replace(
         plan,
         match=replace(plan.match, base=base, target=target, sources=kept, collisions=()),
