@@ -193,12 +193,13 @@ def _make_missing(
     ids = context.wanted.tolist()
     made = MadeRows(ids)
     mapped = [index for index in ids if index in plan.match.sources]
+    left = ids
     if mapped:
         # What the user spelt has no merges.
         chosen = (p for p in plan.recipe.all_methods if isinstance(p, PiecesParams))
         spell = next((params for params in chosen if params.weighting != "merges"), PiecesParams())
-        _make_group(plan, tensor, context, data, batches, spell, mapped, made, label="map")
-    left = [index for index in ids if index not in plan.match.sources]
+        served = _make_group(plan, tensor, context, data, batches, spell, mapped, made, label="map")
+        left = [index for index in ids if index not in served]
     unserved = find_unserved(plan, context.donor_rows, left) if context.donor_rows is not None else set()
     asked = plan.recipe.methods("lm_head" if context.side == "lm_head" else "embedding")
     # The mean row comes last: it needs nothing.
