@@ -26,7 +26,7 @@ help:
 	@echo "make models     bring the two real models only"
 	@echo "make hard       the other way round: SmolLM2 with Gemma 3's 262,144 tokens"
 	@echo "make bench      all benchmarks: bench-omp, bench-stream, bench-start, bench-nearest"
-	@echo "make bench-methods  every method on the real pair, both directions (two hours)"
+	@echo "make bench-methods  every method on the real pair, both directions (hours)"
 	@echo "make bench-gpu  the solver on a CUDA device, beside mergekit's"
 
 $(VENV)/installed: pyproject.toml scripts/constraints.txt
@@ -101,7 +101,8 @@ TEXTS ?= ../shared/data/english.txt ../shared/data/math.txt ../shared/data/udhr/
 	$(BUILD)/texts/code.txt
 
 bench-methods: models
-	$(BIN)/python scripts/bench_methods.py $(BUILD)/models/gemma3 $(BUILD)/models/smollm2 $(TEXTS:%=--text %) \
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_methods.py $(BUILD)/models/gemma3 $(BUILD)/models/smollm2 \
+		$(TEXTS:%=--text %) --max-bytes 4096 \
 		--corpus $(BUILD)/texts/corpus.txt --encoder $(BUILD)/models/minilm --cache $(BENCH)/methods.json
 
 clean:
