@@ -73,6 +73,18 @@ def test_auto_takes_the_scale_that_reads_the_bases_writing_best(kind, rows, monk
     assert f"head_scale {best:g}, chosen on text sampled from the base: {tried[1.0]:.3f}" in note
 
 
+def test_the_summary_tells_the_chosen_scale(make_model, sentencepiece, byte_level, tmp_path, monkeypatch):
+    from tokensurgeon.pipeline import run
+    from tokensurgeon.report.summary import summary_rows
+
+    monkeypatch.setattr(adjust, "climb", lambda measure: (1.2, {1.0: 2.5, 1.2: 2.25}))
+    document = {"base": str(make_model("llama", sentencepiece)), "target": str(byte_level)}
+    document |= {"method": "pieces", "output": str(tmp_path / "out"), "verify": {"forward": False}}
+    report = run(build_recipe({**document, "new_rows": {"head_scale": "auto"}})).report
+    told = dict(summary_rows(report))["note, lm_head"]
+    assert told.startswith("head_scale 1.2, chosen on text sampled from the base: 2.500 bits per byte at 1")
+
+
 def test_auto_measures_what_the_output_will_read(rows, make_model, sentencepiece, byte_level, monkeypatch):
     """The scale's measure is that of a model that holds the same rows."""
     measured = {}

@@ -240,6 +240,8 @@ def _tensor_rows(report: Report, tensor: TensorQuality) -> list[tuple[str, str]]
     ]
     if norms:
         rows.append((f"median norm, {name}", ", ".join(norms)))
+    if tensor.note and tensor.role != "bias":
+        rows.append((f"note, {name}", tensor.note))
     return rows
 
 
