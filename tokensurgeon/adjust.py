@@ -25,7 +25,7 @@ from tokensurgeon.evaluation.loading import load_tokenizer
 from tokensurgeon.evaluation.sampling import sample_texts
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
-from tokensurgeon.rows import NewTensor
+from tokensurgeon.rows import NewTensor, mean_row
 
 _BLOCK = 8192
 _STEP = 0.1
@@ -49,7 +49,7 @@ def adjust_rows(plan: Plan, tensors: Sequence[NewTensor], resources: FileResourc
     rules = plan.recipe.new_rows
     adjusted = list(tensors)
     if rules.norm == "match":
-        adjusted = [_change(new, _match_norms(plan, new)) for new in adjusted]
+        adjusted = [_change(new, _match_norms(new)) for new in adjusted]
     scale = rules.head_scale
     heads = [new for new in adjusted if _writes(new) and _free_ids(new)]
     if not heads or scale == 1.0:
@@ -70,9 +70,7 @@ def _writes(new: NewTensor) -> bool:
 
 def _free_ids(new: NewTensor) -> list[int]:
     """Target ids of the rows that methods made."""
-    if new.made is None:
-        return []
-    return [i for i, method in zip(new.made.ids, new.made.methods, strict=True) if method != "map"]
+    return [index for index, method in new.made_by.items() if method != "map"]
 
 
 def _change(new: NewTensor, rows: Tensor | None) -> NewTensor:
@@ -90,7 +88,7 @@ def _follow_twins(tensors: Sequence[NewTensor]) -> list[NewTensor]:
     return [replace(new, data=by_name[new.equal_to].data) if new.equal_to else new for new in tensors]
 
 
-def _match_norms(plan: Plan, new: NewTensor) -> Tensor | None:
+def _match_norms(new: NewTensor) -> Tensor | None:
     """Made rows as long as the median row that is kept."""
     ids = _free_ids(new)
     kept = torch.tensor([row for row, origin in enumerate(new.source) if origin >= 0], dtype=torch.int64)
@@ -109,8 +107,7 @@ def _scaled(plan: Plan, new: NewTensor, scale: float) -> Tensor | None:
         return None
     base = map_tensor(new.tensor.ref)
     used = torch.tensor([i for i in plan.match.base.tokens if i < len(base)], dtype=torch.int64)
-    total = torch.stack([base[some].double().sum(dim=0) for some in used.split(_BLOCK)]).sum(dim=0)
-    mean = (total / len(used)).float()
+    mean = mean_row(base, used).float()
     return mean + scale * (new.data[torch.tensor(ids)].float() - mean)
 
 
@@ -126,7 +123,6 @@ def _choose_scale(plan: Plan, tensors: Sequence[NewTensor], resources: FileResou
     own = load_tokenizer(str(plan.inputs.base), plan.recipe.trust_remote_code)
     texts = sample_texts(model, own, seed=plan.recipe.runtime.seed)
     target = load_tokenizer(str(plan.inputs.target), plan.recipe.trust_remote_code)
-    _install(model, tensors)
 
     def bits(scale: float) -> float:
         _install(model, [_change(new, _scaled(plan, new, scale)) if _writes(new) else new for new in tensors])

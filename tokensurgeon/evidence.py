@@ -134,12 +134,8 @@ def _matching(plan: Plan) -> r.Matching:
     )
 
 
-def _made_by(new: NewTensor) -> dict[int, str]:
-    return dict(zip(new.made.ids, new.made.methods, strict=True)) if new.made else {}
-
-
 def _origins(plan: Plan, main: NewTensor) -> list[r.OriginCount]:
-    made_by = _made_by(main)
+    made_by = main.made_by
     match = plan.match
     origin_of = {
         index: f"method: {made_by[index]}"
@@ -180,7 +176,7 @@ def _anchors(plan: Plan, main: NewTensor) -> r.AnchorSummary | None:
 
 def _specials(plan: Plan, main: NewTensor) -> list[r.SpecialToken]:
     target, base = plan.match.target, plan.match.base
-    made_by = _made_by(main)
+    made_by = main.made_by
     rows = []
     for token in target:
         if token.kind is not Kind.SPECIAL:
@@ -258,7 +254,7 @@ def _made_by_fallback(plan: Plan, tensors: list[NewTensor]) -> set[int]:
     for new in tensors:
         asked = plan.recipe.methods("lm_head" if new.tensor.role is TensorRole.HEAD else "embedding")
         names = {"map", *(params.name for params in asked)}
-        found |= {index for index, name in _made_by(new).items() if name not in names}
+        found |= {index for index, name in new.made_by.items() if name not in names}
     return found
 
 
@@ -293,7 +289,7 @@ def _notices(plan: Plan, tensors: list[NewTensor], traits: r.TokenizerTraits) ->
         yield Notice("TS013", f"{len(inexact)} tokens, such as {inexact[:3]}")
     repeated = _repeated(main)
     if repeated:
-        yield Notice("TS010", f"{repeated} of {len(_made_by(main))} made rows repeat another")
+        yield Notice("TS010", f"{repeated} of {len(main.made_by)} made rows repeat another")
     if "tokenizer.json" in plan.copied_files and "tekken.json" in plan.copied_files:
         yield Notice("TS014", "tokenizer.json and tekken.json; which one is used depends on the reader")
 

@@ -24,7 +24,7 @@ from tokensurgeon.lexicon import make_lexicon
 from tokensurgeon.methods.params import AnyMethod
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
-from tokensurgeon.rows import NewTensor
+from tokensurgeon.rows import NewTensor, mean_row
 from tokensurgeon.solvers.nearest import build_index
 from tokensurgeon.sourcing import donor_counterpart
 from tokensurgeon.surgery import operate
@@ -205,7 +205,7 @@ def row_errors(hidden: Hidden, new: NewTensor) -> RowErrors:
     """
     base = map_tensor(new.tensor.ref)
     used = torch.tensor([i for i in hidden.plan.match.base.tokens if i < len(base)], dtype=torch.int64)
-    mean = torch.stack([base[ids].double().sum(dim=0) for ids in used.split(8192)]).sum(dim=0) / len(used)
+    mean = mean_row(base, used)
     true = base[torch.tensor(hidden.twins)].double()
     wrong = (new.data[torch.tensor(hidden.ids)].double() - true).square().sum(dim=1)
     energy = (true - mean).square().sum(dim=1)

@@ -202,8 +202,8 @@ def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str]) -> Exp
     for new in tensors:
         ref = new.tensor.ref
         copied = [origin for origin in new.source if origin >= 0]
+        made_by = new.made_by
         # A head that is dropped for the embedding's rows is a copy of the embedding.
-        labels = dict(zip(new.made.ids, new.made.methods, strict=True)) if new.made else {}
         twin = next((t.tensor for t in tensors if t.tensor.name == new.equal_to), new.tensor)
         base_rows = token_rows(map_tensor(twin.ref), twin.axis)
         vocab[ref.name] = VocabRows(
@@ -214,8 +214,8 @@ def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str]) -> Exp
             equal_to=new.equal_to,
             source=new.source,
             copied_sha256=hash_rows(base_rows, copied),
-            may_repeat=[i for i, name in labels.items() if name == "map" or not find_method(name).distinct],
-            may_vanish="zero" in labels.values(),
+            may_repeat=[i for i, name in made_by.items() if name == "map" or not find_method(name).distinct],
+            may_vanish="zero" in made_by.values(),
         )
     return Expectation(
         rows=plan.rows,

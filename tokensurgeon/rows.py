@@ -89,8 +89,27 @@ class NewTensor:
     note: str = ""
 
     @property
+    def made_by(self) -> dict[int, str]:
+        """The method that made each made row, by target id; ``map`` where the user spelt it out."""
+        return dict(zip(self.made.ids, self.made.methods, strict=True)) if self.made else {}
+
+    @property
     def factors_file(self) -> str | None:
         """Where the output holds a factorised form, for methods that have one."""
         if self.made is None or self.made.primitives is None or self.equal_to is not None:
             return None
         return f"factors/{self.tensor.name}.safetensors"
+
+
+def mean_row(table: Tensor, ids: Tensor) -> Tensor:
+    """The mean of some rows, without a copy of them all.
+
+    Args:
+        table: ``(V, d)`` in any dtype.
+        ids: ``(n,)`` int64, at least one.
+
+    Returns:
+        ``(d,)`` float64.
+    """
+    total = torch.stack([table[some].double().sum(dim=0) for some in ids.split(8192)]).sum(dim=0)
+    return total / len(ids)
