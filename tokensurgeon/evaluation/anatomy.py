@@ -64,7 +64,6 @@ class Anatomy:
     """The loss of one text in parts. The classes of each split add up to all of it.
 
     Attributes:
-        text: Name of the text.
         chunks: Pieces of text between byte positions at which a token ends in both.
         excess: Bits per byte of the output minus those of the base.
         by_cut: By how base and target cut the chunk; a chunk that holds a token with a made row is
@@ -74,7 +73,6 @@ class Anatomy:
             it is not known which rows were made.
     """
 
-    text: str
     chunks: int
     excess: float
     by_cut: list[LossClass]
@@ -111,7 +109,6 @@ def find_anatomy(text: str, base: TextScore, output: TextScore, made: Set[int] |
     for script, size in zip(scripts.tolist(), sizes.tolist(), strict=True):
         by_size[script] += size
     return Anatomy(
-        text=base.text,
         chunks=len(ends),
         excess=output.bits_per_byte - base.bits_per_byte,
         by_cut=_classes(_cuts(*sides, has_made), CUTS if made is not None else CUTS[:-1], sizes, *sides),
