@@ -66,6 +66,7 @@ class TestCuts:
 
     def test_a_token_of_no_text_counts_in_the_chunk_that_it_opens(self):
         assert cuts(["", "a", "b"], ["a", "b"]) == {"merged": 1, "after a re-segmented one": 1}
+        assert cuts(["", "a"], ["", "a"]) == {"cut differently": 1}
 
 
 class TestScripts:

@@ -72,6 +72,14 @@ def test_a_leading_space_belongs_to_its_token_though_offsets_leave_it_out():
     assert ends_of(tokenizer, "x cat") == [1, 5]
 
 
+def test_a_leading_space_belongs_to_the_first_of_the_bytes_that_follow_it():
+    rocket = "🚀".encode()
+    tokenizer = byte_pair([(b" ", rocket[:1])])
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    assert tokenizer("x 🚀", return_offsets_mapping=True)["offset_mapping"][1] == (2, 3)
+    assert ends_of(tokenizer, "x 🚀") == [1, 3, 4, 5, 6]
+
+
 def test_tokens_that_share_an_altered_character_end_together_and_the_others_apart():
     tokenizer = byte_pair(normalizer=normalizers.NFKC())
     assert tokenizer.convert_ids_to_tokens(tokenizer("aﬁ🙂")["input_ids"])[:3] == ["a", "f", "i"]
@@ -83,6 +91,11 @@ def test_a_tokenizer_that_cannot_be_read_as_bytes_is_told_apart_by_characters():
     assert tokenizer("a🙂")["input_ids"]
     assert ends_of(tokenizer, "a🙂")[-1] == 5
     assert set(ends_of(tokenizer, "a🙂")) == {1, 5}
+
+
+def test_tokens_out_of_order_end_together():
+    encoded = Encoded([0, 1, 2, 3], np.zeros(5, dtype=np.int64), np.array([(0, 2), (2, 4), (1, 2), (4, 6)]))
+    assert token_ends(byte_pair(), encoded, b"abcdef").tolist() == [4, 4, 4, 6]
 
 
 @pytest.mark.parametrize(

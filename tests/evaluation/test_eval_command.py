@@ -68,7 +68,7 @@ def other_dir(tmp_path, llama, tokenizers):
 
 
 def mark_made(directory, ids):
-    source = [-1 if index in ids else index for index in range(320)]
+    source = [-1 if index in ids else -2 if index >= 300 else index for index in range(320)]
     rows = {"role": "embedding", "dtype": "F32", "shape": [320, 32], "axis": 0, "equal_to": None}
     rows |= {"source": source, "copied_sha256": "", "may_repeat": [], "may_vanish": False}
     document = {"rows": 320, "bound": 258, "body": {}, "vocab": {"e": rows}, "files": {}, "probe": []}
