@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from tokensurgeon.checkpoint.expectation import load_expectation
 from tokensurgeon.pipeline import run
 from tokensurgeon.recipe.load import build_recipe
 
@@ -325,6 +326,30 @@ def test_a_tie_stored_twice_is_treated_as_a_tie(make_model, sentencepiece, byte_
     new = tensors(tmp_path / "out")
     assert same_bits(new["lm_head.weight"], new["model.embed_tokens.weight"])
     assert all(tensor.tied for tensor in report.tensors)
+
+
+def test_the_report_takes_the_loss_apart_and_knows_which_rows_were_made(
+    make_model, sentencepiece, byte_level, tmp_path
+):
+    base = make_model("llama", sentencepiece)
+    text = tmp_path / "text.txt"
+    text.write_text("The children's kettle: 日本語も少し。\n\n  return first 1234" * 3, encoding="utf-8")
+    report = transplant(
+        base, byte_level, tmp_path / "out", "method=pieces", f"report.texts=[{text}]", "rows={multiple: 64}"
+    )
+    [score] = report.scores
+    anatomy = score.anatomy
+    assert anatomy.excess == score.output - score.base
+    for parts in (anatomy.by_cut, anatomy.by_script, anatomy.by_new_rows):
+        assert sum(part.excess for part in parts) == pytest.approx(anatomy.excess, abs=1e-12)
+    missing = next(part for part in anatomy.by_cut if part.name == "missing")
+    made = report.tensors[0].made
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text(encoding="utf-8"))
+    source = provenance["vocab"]["model.embed_tokens.weight"]["source"]
+    assert made == source.count(-1)
+    assert 0 < missing.chunks < anatomy.chunks
+    assert load_expectation(tmp_path / "out").made == {index for index, row in enumerate(source) if row == -1}
+    assert "Where the loss sits" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_texts_that_cannot_be_scored_cost_a_warning_not_the_output(

@@ -107,7 +107,15 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def _is_number(cell: str) -> bool:
-    return bool(cell) and cell.replace(",", "").replace(".", "").replace("-", "").replace("%", "").isdigit()
+    return (
+        bool(cell)
+        and cell.replace(",", "")
+        .replace(".", "")
+        .replace("-", "")
+        .replace("+", "")
+        .replace("%", "")
+        .isdigit()
+    )
 
 
 class Advance(Protocol):

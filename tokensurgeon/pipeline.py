@@ -38,7 +38,7 @@ from tokensurgeon.plan import Plan, make_plan
 from tokensurgeon.recipe.schema import Recipe
 from tokensurgeon.report.card import render_card
 from tokensurgeon.report.html import render_html
-from tokensurgeon.report.model import Report, TextScore
+from tokensurgeon.report.model import LossAnatomy, Report, TextScore
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor
 from tokensurgeon.surgery import operate
@@ -254,7 +254,8 @@ def _score(plan: Plan, stage: Path, verification: Verification) -> list[TextScor
     if not rules.texts:
         return []
     logger.info("Scoring %d texts", len(rules.texts))
-    command = [sys.executable, "-m", "tokensurgeon", "eval", str(plan.inputs.base), str(stage), "--json"]
+    command = [sys.executable, "-m", "tokensurgeon", "eval", str(plan.inputs.base), str(stage)]
+    command += ["--anatomy", "--json"]
     command += [part for text in rules.texts for part in ("--text", text)]
     command += ["--max-bytes", str(rules.max_bytes), "--device", plan.recipe.runtime.device]
     command += ["--trust-remote-code"] * plan.recipe.trust_remote_code
@@ -273,6 +274,7 @@ def _score(plan: Plan, stage: Path, verification: Verification) -> list[TextScor
             output=new["bits_per_byte"],
             base_bytes_per_token=old["bytes_per_token"],
             output_bytes_per_token=new["bytes_per_token"],
+            anatomy=LossAnatomy.model_validate(new["anatomy"]),
         )
         for old, new in zip(before, after, strict=True)
     ]

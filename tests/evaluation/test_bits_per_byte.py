@@ -96,6 +96,20 @@ def test_batch_size_makes_no_difference(request, monkeypatch, tokenizers, body):
     assert figures == pytest.approx([figures[0]] * 3, abs=1e-5)
 
 
+def test_every_token_keeps_its_own_loss_when_asked(llama, tokenizers):
+    tokenizer = tokenizers["bytes"]
+    options = {**WINDOWS, "logits_bytes": budget(50)}  # windows of a batch come out of order
+    [score] = score_texts(llama, tokenizer, {"t": MIXED}, **options, keep_losses=True).scores
+    assert math.fsum(score.losses.bits) == score.bits
+    assert score.losses.ids.tolist() == tokenizer(MIXED, add_special_tokens=False)["input_ids"]
+    ids = [tokenizer.bos_token_id, *score.losses.ids[:24].tolist()]
+    with torch.no_grad():
+        logs = llama(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    expected = [-logs[place, index].item() / math.log(2) for place, index in enumerate(ids[1:])]
+    assert score.losses.bits[:24].tolist() == pytest.approx(expected, rel=1e-4)
+    assert score_texts(llama, tokenizer, {"t": MIXED}, **options).scores[0].losses is None
+
+
 def test_logits_are_scored_in_chunks(monkeypatch, llama, tokenizers):
     whole = score_texts(llama, tokenizers["bytes"], {"t": MIXED}).scores[0]
     monkeypatch.setattr(bits_per_byte, "_CHUNK_LOGITS", 7 * ROWS)

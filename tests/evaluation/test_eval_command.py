@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from tokensurgeon.cli.eval import eval_models
-from tokensurgeon.errors import InputError
+from tokensurgeon.errors import InputError, RecipeError
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +56,65 @@ def test_tables_have_a_row_a_text_and_a_column_a_model(model_dir, text, monkeypa
     assert model_dir.name in result.stdout
     assert len(figures[0][-1].partition(".")[2]) == 4
     assert "<s>" in result.stdout
+
+
+@pytest.fixture
+def other_dir(tmp_path, llama, tokenizers):
+    """The same body under a tokenizer of bytes."""
+    directory = tmp_path / "other"
+    llama.save_pretrained(directory)
+    tokenizers["bytes"].save_pretrained(directory)
+    return directory
+
+
+def mark_made(directory, ids):
+    source = [-1 if index in ids else -2 if index >= 300 else index for index in range(320)]
+    rows = {"role": "embedding", "dtype": "F32", "shape": [320, 32], "axis": 0, "equal_to": None}
+    rows |= {"source": source, "copied_sha256": "", "may_repeat": [], "may_vanish": False}
+    document = {"rows": 320, "bound": 258, "body": {}, "vocab": {"e": rows}, "files": {}, "probe": []}
+    (directory / "provenance.json").write_text(json.dumps({**document, "chat": None}))
+
+
+def test_the_anatomy_of_every_further_model_is_in_the_json(model_dir, other_dir, text):
+    result = run(model_dir, other_dir, model_dir, "--text", text, "--anatomy", "--json")
+    [base], [other], [same] = (model["texts"] for model in json.loads(result.stdout)["models"])
+    assert "anatomy" not in base
+    assert other["anatomy"]["excess"] == other["bits_per_byte"] - base["bits_per_byte"]
+    assert "missing" not in {part["name"] for part in other["anatomy"]["by_cut"]}
+    assert other["anatomy"]["by_new_rows"] is None
+    assert {part["name"]: part["chunks"] for part in same["anatomy"]["by_cut"]} == {
+        "same token": same["tokens"],
+        "after a re-segmented one": 0,
+        "split": 0,
+        "merged": 0,
+        "cut differently": 0,
+    }
+    assert same["anatomy"]["excess"] == 0
+
+
+def test_rows_that_a_method_made_are_read_from_the_provenance(model_dir, other_dir, text, tokenizers):
+    mark_made(other_dir, tokenizers["bytes"].convert_tokens_to_ids(["q"]))
+    result = run(model_dir, other_dir, "--text", text, "--anatomy", "--json")
+    anatomy = json.loads(result.stdout)["models"][1]["texts"][0]["anatomy"]
+    missing = next(part for part in anatomy["by_cut"] if part["name"] == "missing")
+    assert missing["chunks"] == 10  # "quick", ten times
+    assert [part["name"] for part in anatomy["by_new_rows"]][-1] == "neither"
+
+
+def test_the_table_of_an_anatomy_names_the_splits(model_dir, other_dir, text, monkeypatch):
+    monkeypatch.setenv("CI", "1")
+    result = run(model_dir, other_dir, "--text", text, "--anatomy")
+    title = next(line for line in result.stdout.splitlines() if line.startswith("Where other loses"))
+    assert title.strip().endswith("bits per byte")
+    lines = [[cell.strip() for cell in line.split("│")] for line in result.stdout.splitlines()]
+    assert {line[0] for line in lines if len(line) == 7} == {"cut", "script"}
+    [latin] = [line for line in lines if line[:2] == ["script", "Latin"]]
+    assert latin[6][0] in "+-"
+
+
+def test_an_anatomy_needs_a_base_to_compare_with(model_dir, text):
+    with pytest.raises(RecipeError, match=r"(?s)--anatomy with one model.*the base first"):
+        run(model_dir, "--text", text, "--anatomy")
 
 
 def test_errors_reach_the_caller(tmp_path, text):

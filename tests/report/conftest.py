@@ -9,6 +9,8 @@ from tokensurgeon.report.model import (
     FieldChange,
     Ingredient,
     InputModel,
+    LossAnatomy,
+    LossClass,
     Matching,
     Notice,
     OriginCount,
@@ -74,6 +76,24 @@ def tensor(name: str, role: str) -> TensorQuality:
         worst=worst,
         note="",
     )
+
+
+ANATOMY = LossAnatomy(
+    chunks=700,
+    excess=0.1,
+    by_cut=[
+        LossClass(name="same token", chunks=600, byte_share=0.9, base=0.8, output=0.79996, excess=-0.00004),
+        LossClass(name="split", chunks=100, byte_share=0.1, base=0.2, output=0.30004, excess=0.10004),
+        LossClass(name="merged", chunks=0, byte_share=0.0, base=0.0, output=0.0, excess=0.0),
+    ],
+    by_script=[
+        LossClass(name="Latin", chunks=650, byte_share=0.95, base=0.9, output=1.02, excess=0.12),
+        LossClass(name="Whitespace", chunks=50, byte_share=0.05, base=0.1, output=0.08, excess=-0.02),
+    ],
+    by_new_rows=[
+        LossClass(name="neither", chunks=700, byte_share=1.0, base=1.0, output=1.1, excess=0.1),
+    ],
+)
 
 
 @pytest.fixture
@@ -156,6 +176,7 @@ def report() -> Report:
                 output=1.1,
                 base_bytes_per_token=4.0,
                 output_bytes_per_token=4.4,
+                anatomy=ANATOMY,
             ),
             TextScore(
                 text="$co$de.py",

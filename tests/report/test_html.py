@@ -113,6 +113,35 @@ def test_a_screened_solver_shows_how_near_it_came(report):
     assert "anchors shared with exact" not in render_html(report)
 
 
+def row_of(html, name):
+    return re.search(rf"<tr><td>{name}</td>.*?</tr>", html)[0]
+
+
+def test_the_anatomy_of_a_loss_has_a_row_a_class_and_a_bar_as_long_as_its_share(report):
+    html = render_html(report)
+    latin, whitespace = row_of(html, "Latin"), row_of(html, "Whitespace")
+    assert '<td class="n">+0.120</td><td class="bar"><span class="loss" style="width: 100.0%">' in latin
+    assert '<td class="n">-0.020</td><td class="bar"><span class="gain" style="width: 16.7%">' in whitespace
+    assert "<td>neither</td>" in html
+
+
+def test_a_class_without_chunks_has_no_row_and_nothing_has_no_sign_of_loss(report):
+    html = render_html(report)
+    assert "<td>merged</td>" not in html
+    assert '<td class="n">+0.000</td>' in row_of(html, "same token")
+
+
+def test_a_page_tells_no_anatomy_that_was_not_measured(report):
+    bare = [score.model_copy(update={"anatomy": None}) for score in report.scores]
+    assert "Where the loss sits" in render_html(report)
+    assert "Where the loss sits" not in render_html(report.model_copy(update={"scores": bare}))
+    unknown = report.scores[0].anatomy.model_copy(update={"by_new_rows": None})
+    first = report.scores[0].model_copy(update={"anatomy": unknown})
+    html = render_html(report.model_copy(update={"scores": [first]}))
+    assert "<td>Latin</td>" in html
+    assert "<td>neither</td>" not in html
+
+
 def test_a_failed_check_stands_out(report):
     checks = [report.checks[0].model_copy(update={"passed": False, "detail": "shape <b>off</b>"})]
     html = render_html(report.model_copy(update={"checks": checks}))

@@ -24,6 +24,14 @@ def test_a_report_of_another_schema_is_bad_input(report, tmp_path):
         load_report(tmp_path)
 
 
+def test_a_report_of_before_there_was_an_anatomy_is_read(report, tmp_path):
+    document = json.loads(report.dump())
+    for score in document["scores"]:
+        del score["anatomy"]
+    (tmp_path / "report.json").write_text(json.dumps(document), encoding="utf-8")
+    assert load_report(tmp_path).scores[0].anatomy is None
+
+
 def test_one_failed_check_fails_the_report(report):
     assert report.passed
     checks = [*report.checks, report.checks[0].model_copy(update={"passed": False})]

@@ -7,7 +7,7 @@ from tokenizers import Regex, pre_tokenizers
 
 from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.digits import digit_scheme
-from tokensurgeon.vocab.scripts import count_scripts, script_of
+from tokensurgeon.vocab.scripts import count_scripts, script_of, script_of_text
 from tokensurgeon.vocab.usable import is_reachable, is_reserved
 from tokensurgeon.vocab.vocabulary import Token
 
@@ -83,6 +83,7 @@ def text_token(data, kind=Kind.TEXT):
 )
 def test_a_token_is_in_the_script_of_its_first_letter(data, script):
     assert script_of(text_token(data)) == script
+    assert isinstance(data, bytes) or script_of_text(data) == script
 
 
 def test_a_control_token_is_in_no_script():

@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from tokensurgeon.checkpoint.layout import TensorRole
 from tokensurgeon.checkpoint.reader import raw_bytes
 from tokensurgeon.errors import InputError
 
@@ -90,6 +91,17 @@ class Expectation(_Part):
     files: dict[str, str]
     probe: list[tuple[str, list[int]]]
     chat: tuple[str, list[int]] | None
+
+    @property
+    def made(self) -> frozenset[int]:
+        """Token ids whose row, of one tensor or another, is a copy of no base row: a method made it."""
+        return frozenset(
+            index
+            for rows in self.vocab.values()
+            if rows.role != TensorRole.BIAS
+            for index, origin in enumerate(rows.source)
+            if origin == MADE
+        )
 
     def save(self, directory: Path) -> None:
         """Write it into an output directory."""

@@ -12,13 +12,16 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tokensurgeon.console import Advance, no_progress
 from tokensurgeon.errors import InputError, RecipeError
+from tokensurgeon.evaluation.boundaries import token_ends
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.evaluation.windows import Window, cut_windows, encode, find_bos
@@ -26,7 +29,7 @@ from tokensurgeon.evaluation.windows import Window, cut_windows, encode, find_bo
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-__all__ = ["ModelScores", "TextScore", "evaluate", "load_model", "read_texts", "score_texts"]
+__all__ = ["ModelScores", "TextScore", "TokenLosses", "evaluate", "load_model", "read_texts", "score_texts"]
 
 STRIDE_BYTES = 2048
 CONTEXT_BYTES = 1024
@@ -38,6 +41,22 @@ _BATCH_TOKENS = 16384
 _CHUNK_LOGITS = 1 << 24
 
 
+@dataclass(frozen=True, eq=False)
+class TokenLosses:
+    """The tokens of one text, each with its loss.
+
+    Attributes:
+        ids: ``(n,)`` token ids.
+        ends: ``(n,)`` ascending positions of the byte after each token; the last is the text's length.
+            Tokens that cannot be told apart, because they share a character of an altered text, end together.
+        bits: ``(n,)`` minus log2 probability of each; 0 for a token that is not scored.
+    """
+
+    ids: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    bits: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class TextScore:
     """One model on one text.
@@ -47,12 +66,14 @@ class TextScore:
         bytes: UTF-8 bytes scored: all of the text, unless the tokenizer has no token to start with.
         tokens: Tokens scored.
         bits: Minus the sum of their log2 probabilities.
+        losses: The tokens one by one, if asked for.
     """
 
     text: str
     bytes: int
     tokens: int
     bits: float
+    losses: TokenLosses | None = field(default=None, repr=False, compare=False)
 
     @property
     def bits_per_byte(self) -> float:
@@ -90,6 +111,7 @@ def evaluate(
     device: str = "auto",
     dtype: str = "float32",
     logits_bytes: int = LOGITS_BYTES,
+    keep_losses: bool = False,
     advance: Advance = no_progress,
     trust_remote_code: bool = False,
 ) -> ModelScores:
@@ -103,6 +125,7 @@ def evaluate(
         device: A torch device, or ``auto``: CUDA where there is one.
         dtype: One of ``DTYPES``; ``auto`` keeps the checkpoint's.
         logits_bytes: Memory for the logits of a batch.
+        keep_losses: Whether to keep the loss of every token.
         advance: Called with the bytes of text scored.
         trust_remote_code: Whether code that comes with the checkpoint may run.
 
@@ -117,6 +140,7 @@ def evaluate(
         stride_bytes=stride_bytes,
         context_bytes=context_bytes,
         logits_bytes=logits_bytes,
+        keep_losses=keep_losses,
         advance=advance,
     )
     return replace(scores, model=model_dir)
@@ -130,6 +154,7 @@ def score_texts(
     stride_bytes: int = STRIDE_BYTES,
     context_bytes: int = CONTEXT_BYTES,
     logits_bytes: int = LOGITS_BYTES,
+    keep_losses: bool = False,
     advance: Advance = no_progress,
 ) -> ModelScores:
     """Score texts with a loaded model.
@@ -141,6 +166,7 @@ def score_texts(
         stride_bytes: Bytes of text a window scores.
         context_bytes: Bytes of text it sees before those.
         logits_bytes: Memory for the float32 logits of a batch.
+        keep_losses: Whether to keep the loss of every token.
         advance: Called with the bytes of text scored.
 
     Returns:
@@ -161,19 +187,24 @@ def score_texts(
     most = max(1, logits_bytes // (4 * rows))
     scores = []
     for name, text in texts.items():
-        ids, starts = encode(tokenizer, name, text)
+        text_in_tokens = encode(tokenizer, name, text)
+        ids, starts = text_in_tokens.ids, text_in_tokens.starts
         windows = cut_windows(ids, starts, bos, stride_bytes, context_bytes, most if keeps else len(ids))
         _check_windows(model, name, windows, rows)
-        bits = 0.0
+        bits = np.zeros(len(ids))
         for batch in _batches(windows, most, keeps):
-            bits += _score_batch(model, batch, keeps)
+            for window, losses in zip(batch, _score_batch(model, batch, keeps), strict=True):
+                bits[window.first : window.first + window.scored] = losses
             advance(sum(window.bytes for window in batch))
-        if not math.isfinite(bits):
+        if not np.isfinite(bits).all():
             raise InputError(
                 f"{name}: probabilities are not finite", "a model with finite weights and logits"
             )
         size, tokens = sum(window.bytes for window in windows), sum(window.scored for window in windows)
-        scores.append(TextScore(name, size, tokens, bits))
+        kept = None
+        if keep_losses:
+            kept = TokenLosses(np.array(ids), token_ends(tokenizer, text_in_tokens, text.encode()), bits)
+        scores.append(TextScore(name, size, tokens, math.fsum(bits), kept))
     label = None if bos is None else str(tokenizer.convert_ids_to_tokens(bos))
     return ModelScores(str(model.name_or_path), label, scores)
 
@@ -216,8 +247,8 @@ def _shape(batch: list[Window]) -> tuple[int, int]:
 
 
 @torch.inference_mode()
-def _score_batch(model: PreTrainedModel, batch: list[Window], keeps: bool) -> float:
-    """Bits of the scored tokens of a batch.
+def _score_batch(model: PreTrainedModel, batch: list[Window], keeps: bool) -> list[NDArray[np.float64]]:
+    """Bits of the scored tokens of a batch, window by window.
 
     Padding is on the right: in a causal model no real position can see it, whatever its position
     encoding, attention window or state, so a batch gives what its windows give alone.
@@ -236,11 +267,14 @@ def _score_batch(model: PreTrainedModel, batch: list[Window], keeps: bool) -> fl
     ).logits
     left_out = length - logits.shape[1]
     chunk = max(1, _CHUNK_LOGITS // logits.shape[2])
-    losses = []
+    bits = []
     for row, window in enumerate(batch):
         end = len(window.ids) - 1 - left_out
         targets = torch.tensor(window.ids[-window.scored :], device=logits.device)
         scored = logits[row, end - window.scored : end]
-        for part, target in zip(torch.split(scored, chunk), torch.split(targets, chunk), strict=True):
-            losses.append(torch.nn.functional.cross_entropy(part.float(), target, reduction="none"))
-    return float(torch.cat(losses).cpu().double().sum()) / math.log(2)
+        losses = [
+            torch.nn.functional.cross_entropy(part.float(), target, reduction="none")
+            for part, target in zip(torch.split(scored, chunk), torch.split(targets, chunk), strict=True)
+        ]
+        bits.append(torch.cat(losses).cpu().double().numpy() / math.log(2))
+    return bits

@@ -21,13 +21,32 @@ class Window:
 
     Attributes:
         ids: BOS, context, then the tokens to score.
+        first: Position in the text of the first token to score.
         scored: How many of the last ids are scored.
         bytes: The text they stand for.
     """
 
     ids: list[int]
+    first: int
     scored: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A text as tokens.
+
+    Attributes:
+        ids: ``n`` tokens.
+        starts: ``(n + 1,)`` ascending byte positions: where each token starts and, last, the text's length.
+            A token that starts inside a character starts where the character does.
+        spans: ``(n, 2)`` byte positions of the characters that each token touches, as the tokenizer tells
+            them: not everywhere ascending, and not of every byte.
+    """
+
+    ids: list[int]
+    starts: NDArray[np.int64]
+    spans: NDArray[np.int64]
 
 
 def find_bos(tokenizer: PreTrainedTokenizerFast) -> int | None:
@@ -45,7 +64,7 @@ def find_bos(tokenizer: PreTrainedTokenizerFast) -> int | None:
     return None
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, name: str, text: str) -> tuple[list[int], NDArray[np.int64]]:
+def encode(tokenizer: PreTrainedTokenizerFast, name: str, text: str) -> Encoded:
     """Encode a text as data: no token is added, and the name of a special token is only text.
 
     Args:
@@ -54,7 +73,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, name: str, text: str) -> tuple[li
         text: Not empty.
 
     Returns:
-        ``n`` ids; and ``n + 1`` byte positions, where each token starts and, last, the text's length.
+        Its tokens, and where they are.
 
     Raises:
         InputError: Text or tokenizer cannot be used.
@@ -87,9 +106,11 @@ def encode(tokenizer: PreTrainedTokenizerFast, name: str, text: str) -> tuple[li
         logger.warning("%s: %d of %d tokens are unknown; bits per byte is too low", name, unknown, len(ids))
     widths = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
     byte_at = np.concatenate([[0], np.cumsum(widths)])
-    starts = byte_at[np.array([start for start, _ in encoding["offset_mapping"]] + [len(text)])]
+    spans = byte_at[np.array(encoding["offset_mapping"], dtype=np.int64)]
+    starts = np.append(spans[:, 0], byte_at[-1])
     starts[0] = 0
-    return ids, np.maximum.accumulate(starts)  # some normalizers make offsets step back
+    # Some normalizers make offsets step back.
+    return Encoded(ids, np.maximum.accumulate(starts), spans)
 
 
 def cut_windows(
@@ -122,5 +143,5 @@ def cut_windows(
         for begin in range(first, last, most):
             end = min(begin + most, last)
             size = int(starts[end] - starts[begin])
-            windows.append(Window(prefix + ids[low:end], end - begin, size))
+            windows.append(Window(prefix + ids[low:end], begin, end - begin, size))
     return windows

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from tokensurgeon.report.model import Report, SpecialToken, TensorQuality
+from tokensurgeon.report.model import LossClass, Report, SpecialToken, TensorQuality
 from tokensurgeon.report.summary import (
     change,
     count,
@@ -21,6 +21,7 @@ from tokensurgeon.report.summary import (
     recipe_yaml,
     shape,
     show_token,
+    signed,
     solver_sentence,
     source_of,
     summary_sentence,
@@ -65,6 +66,8 @@ def render_html(report: Report) -> str:
         shape=shape,
         json=_json,
         solver=solver_sentence,
+        bars=_bars,
+        signed=signed,
     )
     return environment.get_template("report.html.jinja").render(
         report=report,
@@ -85,6 +88,31 @@ def _token(text: str) -> Markup:
 
 def _json(value: Any) -> str:  # noqa: ANN401 - any JSON value
     return show_token(json.dumps(value, ensure_ascii=False))
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """A class of loss with the length of its bar.
+
+    Attributes:
+        part: The class.
+        width: Share of the longest bar of its split, in percent.
+        tone: CSS class.
+    """
+
+    part: LossClass
+    width: float
+    tone: str
+
+
+def _bars(parts: list[LossClass]) -> list[_Bar]:
+    """Classes that occur in the text, each with a bar as long as its share of the loss."""
+    longest = max((abs(part.excess) for part in parts), default=0.0) or 1.0
+    return [
+        _Bar(part, round(100 * abs(part.excess) / longest, 1), "gain" if part.excess < 0 else "loss")
+        for part in parts
+        if part.chunks
+    ]
 
 
 def _specials(report: Report) -> list[SpecialToken]:

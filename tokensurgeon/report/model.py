@@ -301,6 +301,44 @@ class Check(_Part):
     detail: str
 
 
+class LossClass(_Part):
+    """Chunks of a text of one class. A chunk ends where a token ends in both base and target.
+
+    Attributes:
+        name: Of the class.
+        chunks: How many.
+        byte_share: Their share of the text's bytes, 0 to 1.
+        base: Bits the base spends on them, per byte of the whole text.
+        output: Bits the output spends on them, per byte of the whole text.
+        excess: Output minus base.
+    """
+
+    name: str
+    chunks: int
+    byte_share: float
+    base: float
+    output: float
+    excess: float
+
+
+class LossAnatomy(_Part):
+    """Where the output loses against the base; the classes of each split add up to all of it.
+
+    Attributes:
+        chunks: Chunks of the text.
+        excess: Bits per byte, output minus base.
+        by_cut: By how base and target cut a chunk; ``missing`` are those with a token whose row was made.
+        by_script: By the script of the first letter.
+        by_new_rows: By whether a made row is predicted, or lies shortly before; None if not known.
+    """
+
+    chunks: int
+    excess: float
+    by_cut: list[LossClass]
+    by_script: list[LossClass]
+    by_new_rows: list[LossClass] | None
+
+
 class TextScore(_Part):
     """Bits per byte of one text, before and after.
 
@@ -311,6 +349,7 @@ class TextScore(_Part):
         output: Bits per byte of the output.
         base_bytes_per_token: Compression of the base tokenizer on this text.
         output_bytes_per_token: Compression of the target tokenizer on this text.
+        anatomy: Where the difference sits; None in reports of earlier versions.
     """
 
     text: str
@@ -319,6 +358,7 @@ class TextScore(_Part):
     output: float
     base_bytes_per_token: float
     output_bytes_per_token: float
+    anatomy: LossAnatomy | None = None
 
 
 class TokenizerTraits(_Part):

@@ -69,6 +69,11 @@ def change(before: float, after: float) -> str:
     return f"{100 * (after / before - 1):+z.1f} %" if before else "n/a"
 
 
+def signed(number: float) -> str:
+    """A difference in bits per byte, with its sign."""
+    return f"{number:+z.3f}"
+
+
 def shape(sizes: list[int]) -> str:
     """A tensor shape, such as ``49,152 × 576``."""
     return " × ".join(map(count, sizes))

@@ -1,4 +1,4 @@
-"""Which writing system a token belongs to, for counting overlap."""
+"""Which writing system a token or a piece of text belongs to."""
 
 from __future__ import annotations
 
@@ -31,9 +31,20 @@ def script_of(token: Token) -> str:
     if token.kind is Kind.SPECIAL:
         return "Special"
     try:
-        text = token.data.decode()
+        return script_of_text(token.data.decode())
     except UnicodeDecodeError:
         return "Bytes"
+
+
+def script_of_text(text: str) -> str:
+    """Name the writing system of a piece of text by its first letter.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        As ``script_of``: a script; ``Digits``, ``Whitespace`` or ``Symbols`` where there is no letter.
+    """
     for char in text:
         if char.isalpha():
             name = unicodedata.name(char, "Other").split()[0].split("-")[0]

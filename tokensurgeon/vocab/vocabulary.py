@@ -219,6 +219,22 @@ def load_vocabulary(directory: Path) -> Vocabulary:
     )
 
 
+def token_bytes(spec: dict[str, Any], path: Path) -> dict[int, bytes]:
+    """What the tokens of a tokenizer stand for, where there is no directory to load a vocabulary from.
+
+    Args:
+        spec: ``tokenizer.json``, parsed.
+        path: Where it is from, for messages.
+
+    Returns:
+        Bytes by id.
+
+    Raises:
+        InputError: The tokenizer is of a kind that cannot be compared by bytes.
+    """
+    return {index: token.data for index, token in _read_tokens(spec, Decoder(spec, path), set()).items()}
+
+
 def read_chat_template(directory: Path, config: dict[str, Any]) -> str | None:
     """Find the default chat template: its own file first, then the inline form.
 
