@@ -22,7 +22,6 @@ from tokensurgeon.console import logger, progress
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.loading import load_tokenizer
-from tokensurgeon.evaluation.sampling import sample_texts
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor, mean_row
@@ -57,10 +56,24 @@ def adjust_rows(plan: Plan, tensors: Sequence[NewTensor], resources: FileResourc
     note = ""
     if scale == "auto":
         scale, note = _choose_scale(plan, _follow_twins(adjusted), resources)
-    for place, new in enumerate(adjusted):
-        if _writes(new):
-            adjusted[place] = replace(_change(new, _scaled(plan, new, scale)), note=note or new.note)
-    return _follow_twins(adjusted)
+    scaled = scale_heads(plan, adjusted, scale)
+    return [replace(new, head_scale=scale, note=note or new.note) if _writes(new) else new for new in scaled]
+
+
+def scale_heads(plan: Plan, tensors: Sequence[NewTensor], scale: float) -> list[NewTensor]:
+    """Move made rows that write along the line from the mean row.
+
+    Args:
+        plan: What the tensors are for.
+        tensors: All vocabulary tensors.
+        scale: What their distance to the mean row is multiplied with.
+
+    Returns:
+        The tensors in their order; rows that the user spelt out stay as they are.
+    """
+    return _follow_twins(
+        [_change(new, _scaled(plan, new, scale)) if _writes(new) else new for new in tensors]
+    )
 
 
 def _writes(new: NewTensor) -> bool:
@@ -120,12 +133,11 @@ def _choose_scale(plan: Plan, tensors: Sequence[NewTensor], resources: FileResou
             "give a number",
         )
     model = resources.load_body()
-    own = load_tokenizer(str(plan.inputs.base), plan.recipe.trust_remote_code)
-    texts = sample_texts(model, own, seed=plan.recipe.runtime.seed)
+    texts = resources.written_by_base
     target = load_tokenizer(str(plan.inputs.target), plan.recipe.trust_remote_code)
 
     def bits(scale: float) -> float:
-        _install(model, [_change(new, _scaled(plan, new, scale)) if _writes(new) else new for new in tensors])
+        _install(model, scale_heads(plan, tensors, scale))
         scores = score_texts(model, target, texts).scores
         found = sum(score.bits for score in scores) / sum(score.bytes for score in scores)
         logger.info("head_scale %.2f: %.4f bits per byte", scale, found)

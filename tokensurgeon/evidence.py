@@ -14,6 +14,7 @@ from tokensurgeon.checkpoint.index import CheckpointIndex
 from tokensurgeon.checkpoint.layout import TensorRole
 from tokensurgeon.checkpoint.stream import hash_all
 from tokensurgeon.checkpoint.subject import Verification
+from tokensurgeon.choice import Choice
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.notices import Notice
 from tokensurgeon.plan import Plan
@@ -31,7 +32,11 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 
 
 def gather_evidence(
-    plan: Plan, tensors: list[NewTensor], verification: Verification, scores: list[r.TextScore]
+    plan: Plan,
+    tensors: list[NewTensor],
+    verification: Verification,
+    scores: list[r.TextScore],
+    choice: Choice | None = None,
 ) -> r.Report:
     """Write down everything that is known about a run.
 
@@ -40,6 +45,7 @@ def gather_evidence(
         tensors: What was done to the vocabulary tensors.
         verification: What was checked.
         scores: Bits per byte, if texts were scored.
+        choice: How the method was chosen, if it was.
 
     Returns:
         The report.
@@ -66,7 +72,34 @@ def gather_evidence(
         files=_files(plan, tensors),
         checks=[r.Check(name=c.name, passed=c.passed, detail=c.detail) for c in verification.checks],
         scores=scores,
+        choice=_choice(plan, tensors, choice) if choice is not None else None,
         warnings=[r.Notice(code=notice.code, text=notice.text) for notice in notices],
+    )
+
+
+def _choice(plan: Plan, tensors: list[NewTensor], choice: Choice) -> r.ChoiceSummary:
+    scale = next((new.head_scale for new in tensors if new.head_scale != 1.0), 1.0)
+    recipe = plan.recipe.model_dump(mode="json", include={"method", "new_rows"})
+    recipe["new_rows"]["head_scale"] = scale
+    return r.ChoiceSummary(
+        hidden=choice.hidden,
+        share=choice.share,
+        seed=choice.seed,
+        bytes=choice.bytes,
+        base_bits=choice.base_bits,
+        tried=[
+            r.Tried(
+                method=tried.method.name,
+                parameters=tried.method.model_dump(mode="json", exclude={"name"}),
+                ends=tried.ends,
+                row_error=tried.row_error,
+                head_scale=tried.best,
+                bits_per_byte=tried.bits[tried.best],
+                chosen=tried.chosen,
+            )
+            for tried in choice.tried
+        ],
+        recipe=recipe,
     )
 
 

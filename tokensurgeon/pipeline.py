@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,15 +27,16 @@ from tokensurgeon.checkpoint.sidefiles import is_tokenizer_file
 from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.checkpoint.writer import free_bytes, refuse_existing, staged_directory, write_weights
+from tokensurgeon.choice import Choice, choose_method, settle
 from tokensurgeon.console import logger, progress
 from tokensurgeon.device import available_memory, find_device
 from tokensurgeon.errors import ResourceError, VerificationError
 from tokensurgeon.evidence import gather_evidence
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.notices import Notice
-from tokensurgeon.parallel import connect
+from tokensurgeon.parallel import Processes, connect
 from tokensurgeon.plan import Plan, make_plan
-from tokensurgeon.recipe.schema import Recipe
+from tokensurgeon.recipe.schema import Auto, Recipe
 from tokensurgeon.report.card import render_card
 from tokensurgeon.report.html import render_html
 from tokensurgeon.report.model import LossAnatomy, Report, TextScore
@@ -78,10 +79,11 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
         plan = preflight(recipe, force)
         work_dir = recipe.runtime.work_dir
         resources = find_resources(plan)
+        plan, choice = _settle(plan, resources, processes)
         kept = Path(work_dir).expanduser() if work_dir else None
         batches = Batches(processes, kept, _digest(plan, resources) if kept else "")
         if processes.is_main:
-            report = _produce(plan, batches, resources, force)
+            report = _produce(plan, batches, resources, force, choice)
         else:
             operate(plan, batches, resources)
             report = None
@@ -91,7 +93,22 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
     return Outcome(Path(recipe.output).expanduser(), report)
 
 
-def _produce(plan: Plan, batches: Batches, resources: FileResources, force: bool) -> Report:
+def _settle(plan: Plan, resources: FileResources, processes: Processes) -> tuple[Plan, Choice | None]:
+    """Choose the methods where the recipe leaves that to its pair."""
+    rules = plan.recipe.method
+    if not isinstance(rules, Auto) or not plan.wanted:
+        return plan, None
+    choice = None
+    if rules.calibrate:
+        logger.info("Choosing among %d methods", len(rules.candidates))
+        choice = processes.exchange(choose_method(plan, resources) if processes.is_main else None)[0]
+    recipe = settle(plan.recipe, choice)
+    return replace(plan, recipe=recipe), choice
+
+
+def _produce(
+    plan: Plan, batches: Batches, resources: FileResources, force: bool, choice: Choice | None
+) -> Report:
     recipe = plan.recipe
     with staged_directory(plan.output, force) as stage:
         logger.info("Making %d rows with %s", len(plan.wanted), plan.method_names)
@@ -106,7 +123,7 @@ def _produce(plan: Plan, batches: Batches, resources: FileResources, force: bool
         )
         _refuse_failed(verification, Path(recipe.output))
         scores = _score(plan, stage, verification)
-        report = gather_evidence(plan, tensors, verification, scores)
+        report = gather_evidence(plan, tensors, verification, scores, choice)
         (stage / "report.json").write_text(report.dump(), encoding="utf-8")
         (stage / "report.html").write_text(render_html(report), encoding="utf-8")
         (stage / "README.md").write_text(render_card(report), encoding="utf-8")
@@ -158,7 +175,9 @@ def find_resources(plan: Plan) -> FileResources:
     """
     recipe = plan.recipe
     device = find_device(recipe.runtime.device)
-    return FileResources(recipe.resources, plan.inputs.base, device, recipe.trust_remote_code)
+    return FileResources(
+        recipe.resources, plan.inputs.base, device, recipe.trust_remote_code, recipe.runtime.seed
+    )
 
 
 def _digest(plan: Plan, resources: FileResources) -> str:

@@ -25,7 +25,7 @@ from tokensurgeon.inputs import Inputs, read_inputs
 from tokensurgeon.methods.params import Cost
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.notices import Notice
-from tokensurgeon.recipe.schema import Recipe, RowMultiple
+from tokensurgeon.recipe.schema import Auto, Recipe, RowMultiple
 from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.decompose import Pieces, decompose
 from tokensurgeon.vocab.match import VocabMatch, match_vocabularies
@@ -85,6 +85,8 @@ class Plan:
     @property
     def method_names(self) -> str:
         """Names of the methods without the fallback; a slash stands between those of the two ends."""
+        if isinstance(self.recipe.method, Auto):
+            return "auto"
         chains = dict.fromkeys((self.recipe.methods("embedding"), self.recipe.methods("lm_head")))
         return " / ".join(", ".join(params.name for params in chain) for chain in chains)
 
@@ -136,7 +138,7 @@ class Plan:
     def _body_bytes(self) -> int:
         """The base in float32, where a method or a choice runs it."""
         needs = {need for params in self.recipe.all_methods for need in find_method(params.name).needs}
-        if "forward passes" not in needs and self.recipe.new_rows.head_scale != "auto":
+        if "forward passes" not in needs and not self.recipe.runs_base:
             return 0
         return 4 * sum(math.prod(ref.shape) for ref in self.inputs.base_index.tensors.values())
 

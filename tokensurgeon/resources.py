@@ -20,7 +20,7 @@ from tokensurgeon.methods.base import WordVectors
 from tokensurgeon.recipe.schema import ResourceRules
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _MOST_WORDS = 200_000
 _TEXTS_AT_A_TIME = 256
@@ -34,15 +34,22 @@ class FileResources:
         base: Directory of the base.
         device: Where to compute.
         trust_remote_code: Whether code that comes with a model may run.
+        seed: Of what the base writes.
     """
 
     def __init__(
-        self, rules: ResourceRules, base: Path, device: torch.device, trust_remote_code: bool = False
+        self,
+        rules: ResourceRules,
+        base: Path,
+        device: torch.device,
+        trust_remote_code: bool = False,
+        seed: int = 0,
     ) -> None:
         self._rules = rules
         self._base = base
         self._device = device
         self._trust_remote_code = trust_remote_code
+        self._seed = seed
 
     def check(self) -> None:
         """Read what is quick to read, so that a run does not fail after an hour.
@@ -183,16 +190,27 @@ class FileResources:
 
     def load_body(self) -> PreTrainedModel:
         """The base as a causal language model, float32; kept for the lm_head's turn."""
-        return self._body
+        return self._base_model[0]
+
+    def load_base_tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer that came with the body."""
+        return self._base_model[1]
 
     @cached_property
-    def _body(self) -> PreTrainedModel:
+    def _base_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         from tokensurgeon.evaluation.loading import load_model
 
-        model, _ = load_model(
+        return load_model(
             str(self._base), device=str(self._device), trust_remote_code=self._trust_remote_code
         )
-        return model
+
+    @cached_property
+    def written_by_base(self) -> dict[str, str]:
+        """Texts that the base writes, by name; seeded, the same for every use in a run."""
+        from tokensurgeon.evaluation.sampling import sample_texts
+
+        model, tokenizer = self._base_model
+        return sample_texts(model, tokenizer, seed=self._seed)
 
     def load_hypernetwork(self) -> dict[str, Tensor] | None:
         """Weights from the recipe's file; None where there is none."""

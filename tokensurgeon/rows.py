@@ -75,6 +75,7 @@ class NewTensor:
         equal_to: The tensor it is a copy of, before and after.
         excluded: Target ids that their rows ruled out as anchors, by reason.
         anchors: Target ids of the anchors used, ascending.
+        head_scale: What the made rows' distance to the mean row was multiplied with.
         note: What else to know.
     """
 
@@ -86,6 +87,7 @@ class NewTensor:
     equal_to: str | None = None
     excluded: dict[str, list[int]] = field(default_factory=dict)
     anchors: list[int] = field(default_factory=list)
+    head_scale: float = 1.0
     note: str = ""
 
     @property

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from tokensurgeon.methods.params import AnyMethod, OmpParams, PiecesParams
+from tokensurgeon.methods.params import AffknnParams, AffompParams, AnyMethod, OmpParams, PiecesParams
 
 ROLE_NAMES = Literal["bos", "eos", "unk", "sep", "pad", "cls", "mask"]
 EXCLUSIONS = Literal["special", "reserved", "unreachable", "near_zero", "near_copy", "untrained"]
@@ -49,6 +49,12 @@ def _as_method(default: str) -> Callable[[Any], Any]:
 
 
 def _form(value: Any) -> str:  # noqa: ANN401 - any YAML value, or a model
+    if (
+        isinstance(value, Auto)
+        or value == "auto"
+        or (isinstance(value, dict) and value.get("name") == "auto")
+    ):
+        return "auto"
     if isinstance(value, PerEnd) or (isinstance(value, dict) and value.keys() & {"embedding", "lm_head"}):
         return "ends"
     return "list" if isinstance(value, list | tuple) else "one"
@@ -77,7 +83,31 @@ class PerEnd(_Part):
     lm_head: Annotated[_One | _Several, Discriminator(_form)]
 
 
-Methods = Annotated[_One | _Several | Annotated[PerEnd, Tag("ends")], Discriminator(_form)]
+class Auto(_Part):
+    """The method is chosen: by what each candidate is worth on hidden anchors of this pair."""
+
+    name: Literal["auto"] = "auto"
+    calibrate: bool = Field(True, description="false: the first candidate, and the base is not run")
+    candidates: Annotated[
+        tuple[Annotated[AnyMethod, BeforeValidator(_as_method("omp"))], ...], AfterValidator(_refuse_none)
+    ] = Field(
+        (AffompParams(), AffompParams(k=4), AffknnParams(), OmpParams(), PiecesParams()),
+        description="what is tried; the same is chosen whatever their order, unless two are equally good",
+    )
+    share: float = Field(0.3, gt=0, lt=1, description="of the anchors, hidden")
+
+
+def _as_auto(value: Any) -> Any:  # noqa: ANN401 - any YAML value
+    return {} if value == "auto" else value
+
+
+Methods = Annotated[
+    _One
+    | _Several
+    | Annotated[PerEnd, Tag("ends")]
+    | Annotated[Auto, BeforeValidator(_as_auto), Tag("auto")],
+    Discriminator(_form),
+]
 
 
 def _as_rules(value: Any) -> Any:  # noqa: ANN401 - any YAML value
@@ -200,7 +230,8 @@ class Recipe(_Part):
     donor: Ref
     output: str = Field(min_length=1)
     method: Methods = Field(
-        OmpParams(), description="one, a list whose next serves what the last could not, or one for each end"
+        OmpParams(),
+        description="one, a list whose next serves what the last could not, one for each end, or auto",
     )
     fallback: Fallback = Field(PiecesParams(), description="for tokens no method serves")
     new_rows: NewRowRules = NewRowRules()
@@ -227,8 +258,16 @@ class Recipe(_Part):
         Returns:
             At least one method.
         """
+        if isinstance(self.method, Auto):
+            return self.method.candidates[: None if self.method.calibrate else 1]
         chosen = getattr(self.method, end) if isinstance(self.method, PerEnd) else self.method
         return chosen if isinstance(chosen, tuple) else (chosen,)
+
+    @property
+    def runs_base(self) -> bool:
+        """Whether something is chosen by running the base."""
+        chooses = isinstance(self.method, Auto) and self.method.calibrate
+        return chooses or self.new_rows.head_scale == "auto"
 
     @property
     def all_methods(self) -> tuple[AnyMethod, ...]:

@@ -156,7 +156,7 @@ def _worst_of(tensor: TensorQuality) -> str:
 
 
 def _recipe(report: Report) -> str:
-    text = recipe_yaml(report)
+    text = recipe_yaml(report.recipe)
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"## Recipe\n\nMade by tokensurgeon {_text(report.tool_version)}.\n\n{fence}yaml\n{text}{fence}"

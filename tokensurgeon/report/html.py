@@ -77,7 +77,8 @@ def render_html(report: Report) -> str:
         cards=_cards(report),
         change=change,
         specials=_specials(report)[:_MOST_SPECIALS],
-        recipe=recipe_yaml(report),
+        recipe=recipe_yaml(report.recipe),
+        choice_recipe=recipe_yaml(report.choice.recipe) if report.choice else "",
         plots=_plots(report),
     )
 

@@ -395,6 +395,50 @@ class Notice(_Part):
     text: str
 
 
+class Tried(_Part):
+    """One candidate of ``method: auto`` on hidden anchors.
+
+    Attributes:
+        method: Its name.
+        parameters: Its parameters.
+        ends: Where its rows were put back: embedding, lm_head or both.
+        row_error: Weighted squared distance of its rows to the true ones, 1 for the mean row.
+        head_scale: The better of the scales tried.
+        bits_per_byte: Of the base reading its own writing with those rows.
+        chosen: Whether it was the best.
+    """
+
+    method: str
+    parameters: dict[str, Any]
+    ends: str
+    row_error: float
+    head_scale: float
+    bits_per_byte: float
+    chosen: bool
+
+
+class ChoiceSummary(_Part):
+    """How ``method: auto`` chose.
+
+    Attributes:
+        hidden: Shared tokens that were hidden.
+        share: Of the anchors.
+        seed: Of the hidden tokens and the base's writing.
+        bytes: Text the base wrote to be measured on.
+        base_bits: Bits per byte of it with the true rows.
+        tried: Every candidate.
+        recipe: The part of a recipe that gives the same rows without choosing.
+    """
+
+    hidden: int
+    share: float
+    seed: int
+    bytes: int
+    base_bits: float
+    tried: list[Tried]
+    recipe: dict[str, Any]
+
+
 class Report(_Part):
     """Everything that is known about one run.
 
@@ -415,6 +459,7 @@ class Report(_Part):
         files: Where each file of the output came from, by name.
         checks: Verification.
         scores: Bits per byte; empty unless the recipe names texts.
+        choice: How ``method: auto`` chose; None where the recipe names its method.
         warnings: What to know before use.
     """
 
@@ -434,6 +479,7 @@ class Report(_Part):
     files: dict[str, str]
     checks: list[Check]
     scores: list[TextScore]
+    choice: ChoiceSummary | None = None
     warnings: list[Notice]
 
     @property

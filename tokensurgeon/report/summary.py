@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 import yaml
 
@@ -111,9 +112,9 @@ def overall_bits(scores: list[TextScore]) -> tuple[float, float]:
     return base, sum(score.output * score.bytes for score in scores) / size
 
 
-def recipe_yaml(report: Report) -> str:
-    """The recipe as run."""
-    return yaml.safe_dump(report.model_dump(mode="json")["recipe"], sort_keys=False)
+def recipe_yaml(recipe: dict[str, Any]) -> str:
+    """A recipe, or a part of one, as YAML."""
+    return yaml.safe_dump(recipe, sort_keys=False)
 
 
 def summary_sentence(report: Report) -> str:
@@ -168,6 +169,17 @@ def checks_sentence(report: Report) -> str:
     return f"Verification passed: {len(report.checks)} of {len(report.checks)} checks."
 
 
+def _choice_rows(report: Report) -> list[tuple[str, str]]:
+    if report.choice is None:
+        return []
+    before = report.choice.base_bits
+    lost = [
+        f"{tried.method} {signed(tried.bits_per_byte - before)}{' (chosen)' if tried.chosen else ''}"
+        for tried in report.choice.tried
+    ]
+    return [("auto", f"lost on {count(report.choice.hidden)} hidden tokens: " + ", ".join(lost))]
+
+
 def summary_rows(report: Report) -> list[tuple[str, str]]:
     """The lines printed at the end of a run, each a label and a value.
 
@@ -182,6 +194,7 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
     return [
         *_input_rows(report),
         ("method", _names(report)),
+        *_choice_rows(report),
         *_vocabulary_rows(report),
         *(
             row

@@ -1,0 +1,150 @@
+r"""Hidden anchors on a real pair: what ``method: auto`` saves of plain OMP's loss, in both directions.
+
+For each seed a share of the shared tokens is hidden. ``auto`` chooses its method on what is left (it hides
+some of that again, and reads text that the base wrote); then its rows, and those of OMP with k = 64 and other
+methods, are put back for the hidden tokens, as embedding and as lm_head, and the base scores texts under its
+own tokenizer. Reported are the bits per byte that the rows cost, and the share of OMP's cost that is saved.
+Seconds are of processor time, for the rows alone: once calibrated, auto's rows take those of what it chose::
+
+    python scripts/bench_hidden.py build/models/gemma3 build/models/smollm2 \
+        --text english.txt --text math.txt --text rus.txt --text code.txt --cache build/bench/hidden.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tokensurgeon import console
+from tokensurgeon.adjust import scale_heads
+from tokensurgeon.batches import Batches
+from tokensurgeon.choice import choose_method
+from tokensurgeon.evaluation.bits_per_byte import score_texts
+from tokensurgeon.evaluation.texts import read_texts
+from tokensurgeon.hidden_anchors import Hidden, hide_anchors, make_hidden, put_back, row_errors
+from tokensurgeon.methods.params import AffknnParams, AffompParams, AnyMethod, OmpParams, PiecesParams
+from tokensurgeon.parallel import Processes
+from tokensurgeon.pipeline import find_resources
+from tokensurgeon.plan import make_plan
+from tokensurgeon.recipe.load import build_recipe
+from tokensurgeon.resources import FileResources
+
+FIXED: dict[str, tuple[AnyMethod, float]] = {
+    "omp": (OmpParams(mode="exact"), 1.0),
+    "pieces": (PiecesParams(), 1.0),
+    "affknn": (AffknnParams(), 1.0),
+    "affomp": (AffompParams(), 1.0),
+}
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs=2, metavar="MODEL", type=Path)
+    parser.add_argument("--text", action="append", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--max-bytes", type=int, default=4096)
+    parser.add_argument("--share", type=float, default=0.3)
+    parser.add_argument("--seed", type=int, action="append", help="default: 0, 1 and 2")
+    parser.add_argument("--direction", type=int, choices=(1, 2), action="append")
+    parser.add_argument("--cache", type=Path, default=Path("bench_hidden.json"))
+    return parser.parse_args(arguments)
+
+
+class Bench:
+    """One direction: the base, loaded once, and its texts."""
+
+    def __init__(self, base: Path, donor: Path, options: argparse.Namespace) -> None:
+        self.options = options
+        document = {"base": str(base), "donor": str(donor), "output": "nowhere", "method": "auto"}
+        self.plan = make_plan(build_recipe(document))
+        self.resources: FileResources = find_resources(self.plan)
+        self.texts = read_texts(options.text, options.max_bytes)
+
+    def score(self) -> dict[str, float]:
+        """Bits per byte of each text under the base as it is now."""
+        model, tokenizer = self.resources.load_body(), self.resources.load_base_tokenizer()
+        return {score.text: score.bits_per_byte for score in score_texts(model, tokenizer, self.texts).scores}
+
+    def try_method(self, hidden: Hidden, method: AnyMethod, scale: float) -> dict[str, Any]:
+        """Make and score the hidden rows."""
+        started = time.process_time()
+        made = make_hidden(hidden, method, self.resources, Batches(Processes()))
+        seconds = time.process_time() - started
+        error = row_errors(hidden, made[0]).weighted
+        with put_back(self.resources.load_body(), hidden, scale_heads(hidden.plan, made, scale), "both"):
+            bits = self.score()
+        parameters = method.model_dump(mode="json")
+        return {
+            "method": parameters,
+            "scale": scale,
+            "seconds": seconds,
+            "row_error": error,
+            "bits": bits,
+        }
+
+    def run(self, seed: int) -> dict[str, Any]:
+        """All methods on the tokens that one seed hides."""
+        hidden = hide_anchors(self.plan, self.options.share, seed)
+        started = time.process_time()
+        recipe = self.plan.recipe
+        runtime = recipe.runtime.model_copy(update={"seed": seed})
+        inner = replace(hidden.plan, recipe=recipe.model_copy(update={"runtime": runtime}))
+        chosen = choose_method(inner, self.resources).chosen("both")
+        assert chosen is not None, "both models of the pair are tied"
+        calibration = time.process_time() - started
+        found = {"auto": self.try_method(hidden, chosen.method, chosen.best) | {"calibration": calibration}}
+        for name, (method, scale) in FIXED.items():
+            found[name] = self.try_method(hidden, method, scale)
+            console.logger.info("seed %d, %s: %s", seed, name, found[name]["bits"])
+        return found
+
+
+def make_table(direction: str, cache: dict[str, Any]) -> str:
+    """Markdown: bits per byte lost, by method and text, the mean of all seeds; then auto against OMP."""
+    base = cache[f"{direction}:base"]
+    runs = [run for key, run in cache.items() if key.startswith(f"{direction}:seed")]
+    texts = list(base)
+    lines = [
+        f"| {direction}, {len(runs)} seeds | {' | '.join(texts)} | saved of omp's loss | CPU seconds |",
+        f"|---|{'---:|' * (len(texts) + 2)}",
+    ]
+    for name in runs[0]:
+        lost = {text: sum(run[name]["bits"][text] - base[text] for run in runs) / len(runs) for text in texts}
+        cells = [
+            1 - (run[name]["bits"][text] - base[text]) / (run["omp"]["bits"][text] - base[text])
+            for run in runs
+            for text in texts
+        ]
+        seconds = sum(run[name]["seconds"] for run in runs) / len(runs)
+        shown = " | ".join(f"{lost[text]:.4f}" for text in texts)
+        lines.append(f"| `{name}` | {shown} | {sum(cells) / len(cells):.0%} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> None:
+    """Measure both directions and print the tables."""
+    options = parse_arguments(arguments)
+    console.setup_logging()
+    cache = json.loads(options.cache.read_text(encoding="utf-8")) if options.cache.is_file() else {}
+    for number in options.direction or (1, 2):
+        base, donor = options.models if number == 1 else options.models[::-1]
+        direction = f"{base.name} from {donor.name}"
+        bench = Bench(base, donor, options)
+        cache.setdefault(f"{direction}:base", bench.score())
+        for seed in options.seed or (0, 1, 2):
+            if f"{direction}:seed {seed}" not in cache:
+                cache[f"{direction}:seed {seed}"] = bench.run(seed)
+                options.cache.parent.mkdir(parents=True, exist_ok=True)
+                options.cache.write_text(json.dumps(cache, indent=1), encoding="utf-8")
+        print(make_table(direction, cache), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

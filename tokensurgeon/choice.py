@@ -1,0 +1,165 @@
+"""``method: auto``: which method, measured on the pair at hand.
+
+A share of the shared tokens is hidden, each candidate makes their rows again, and the base reads text that it
+wrote itself with those rows put back. For a base that is not tied, one method is chosen for its embedding and
+one for its lm_head. The scale of lm_head rows is then chosen on the transplant itself, whose rows compete
+with one another as hidden ones do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tokensurgeon.adjust import scale_heads
+from tokensurgeon.batches import Batches
+from tokensurgeon.checkpoint.layout import TensorRole
+from tokensurgeon.console import logger, progress
+from tokensurgeon.evaluation.bits_per_byte import score_texts
+from tokensurgeon.hidden_anchors import Ends, Hidden, hide_anchors, make_hidden, put_back, row_errors
+from tokensurgeon.methods.params import AnyMethod
+from tokensurgeon.parallel import Processes
+from tokensurgeon.plan import Plan
+from tokensurgeon.recipe.schema import Auto, PerEnd, Recipe
+from tokensurgeon.resources import FileResources
+from tokensurgeon.rows import NewTensor
+
+# Some methods shrink their rows; all are compared at the better of these scales.
+_SCALES = (1.0, 1.1)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One candidate on the hidden tokens.
+
+    Attributes:
+        method: Its parameters.
+        ends: Where its rows were used.
+        row_error: Weighted squared distance to the true rows, 1 for the mean row.
+        bits: Bits per byte of what the base wrote, by the scale of its lm_head rows.
+        chosen: Whether nothing was better.
+    """
+
+    method: AnyMethod
+    ends: Ends
+    row_error: float
+    bits: dict[float, float]
+    chosen: bool = False
+
+    @property
+    def best(self) -> float:
+        """The scale with the fewest bits."""
+        return min(self.bits, key=lambda scale: (self.bits[scale], scale))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What ``auto`` tried and chose.
+
+    Attributes:
+        hidden: Tokens that were hidden.
+        share: Of the anchors.
+        seed: Of the hidden tokens and the text.
+        bytes: Text the base wrote.
+        base_bits: Bits per byte of it with the true rows.
+        tried: Candidates, by where their rows were used.
+    """
+
+    hidden: int
+    share: float
+    seed: int
+    bytes: int
+    base_bits: float
+    tried: list[Tried]
+
+    def chosen(self, ends: Ends) -> Tried | None:
+        """The candidate chosen for some ends; None if they were not asked about."""
+        return next((tried for tried in self.tried if tried.chosen and tried.ends == ends), None)
+
+
+def settle(recipe: Recipe, choice: Choice | None) -> Recipe:
+    """The recipe with what was chosen in place of ``auto``.
+
+    Args:
+        recipe: One whose method is auto.
+        choice: What was chosen; None for the first candidate as it is.
+
+    Returns:
+        One that chooses no method; its head_scale is still to be chosen, unless it was given or nothing may
+        be measured.
+    """
+    if choice is None:
+        return recipe.model_copy(update={"method": recipe.methods("embedding")[0]})
+    both, reads, writes = (choice.chosen(ends) for ends in ("both", "embedding", "lm_head"))
+    changes: dict[str, Any] = {}
+    if both is not None:
+        changes["method"] = both.method
+    if reads is not None and writes is not None:
+        same = reads.method == writes.method
+        changes["method"] = reads.method if same else PerEnd(embedding=reads.method, lm_head=writes.method)
+    if "head_scale" not in recipe.new_rows.model_fields_set:
+        changes["new_rows"] = recipe.new_rows.model_copy(update={"head_scale": "auto"})
+    return recipe.model_copy(update=changes)
+
+
+def choose_method(plan: Plan, resources: FileResources) -> Choice:
+    """Measure the candidates of ``method: auto`` on hidden anchors.
+
+    Args:
+        plan: A transplant with anchors.
+        resources: Where the base's body is.
+
+    Returns:
+        What was tried, with the best marked.
+
+    Raises:
+        InputError: Too few anchors, or a base that writes no text.
+    """
+    rules = plan.recipe.method
+    assert isinstance(rules, Auto)
+    seed = plan.recipe.runtime.seed
+    hidden = hide_anchors(plan, rules.share, seed)
+    texts = resources.written_by_base
+    model, tokenizer = resources.load_body(), resources.load_base_tokenizer()
+
+    def read() -> float:
+        scores = score_texts(model, tokenizer, texts).scores
+        return sum(score.bits for score in scores) / sum(score.bytes for score in scores)
+
+    base_bits = read()
+    tried: list[Tried] = []
+    with progress("choosing a method", len(rules.candidates)) as advance:
+        for method in rules.candidates:
+            made = make_hidden(hidden, method, resources, Batches(Processes()))
+            asked: tuple[Ends, ...] = ("both",) if made[0].tied else ("embedding", "lm_head")
+            for ends in asked:
+                bits = {}
+                for scale in (1.0,) if ends == "embedding" else _SCALES:
+                    with put_back(model, hidden, scale_heads(hidden.plan, made, scale), ends):
+                        bits[scale] = read()
+                tried.append(Tried(method, ends, _row_error(hidden, made, ends), bits))
+                logger.info("%s as %s: %.4f bits per byte", method.name, ends, min(bits.values()))
+            advance()
+    return Choice(
+        hidden=len(hidden.ids),
+        share=rules.share,
+        seed=seed,
+        bytes=sum(len(text.encode()) for text in texts.values()),
+        base_bits=base_bits,
+        tried=_mark(tried),
+    )
+
+
+def _row_error(hidden: Hidden, made: Sequence[NewTensor], ends: Ends) -> float:
+    role = TensorRole.HEAD if ends == "lm_head" else TensorRole.EMBEDDING
+    return row_errors(hidden, next(new for new in made if new.tensor.role is role)).weighted
+
+
+def _mark(tried: list[Tried]) -> list[Tried]:
+    """Mark the best for each end; of equal ones the first."""
+    best = {
+        id(min((t for t in tried if t.ends == ends), key=lambda t: min(t.bits.values())))
+        for ends in {t.ends for t in tried}
+    }
+    return [replace(t, chosen=id(t) in best) for t in tried]
