@@ -24,6 +24,8 @@ TITLES = {
     "TS017": "an id without a token is the most likely next one",
     "TS018": "the texts were not scored",
     "TS019": "the base opens every prompt with BOS, the target's tokenizer does not",
+    "TS020": "the base is tied, the output is not",
+    "TS021": "untie changes nothing",
 }
 
 

@@ -232,6 +232,7 @@ def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str]) -> Exp
         },
         probe=probe_ids(plan.match.target),
         chat=probe_chat(plan.match.target),
+        untied=plan.inputs.untied,
     )
 
 

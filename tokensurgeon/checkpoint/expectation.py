@@ -80,6 +80,7 @@ class Expectation(_Part):
         files: SHA-256 of files taken from the target, by name.
         probe: Texts and the ids that the raw tokenizer gives for them.
         chat: The fixed conversation by the target's template, and its ids; None without a template.
+        untied: Whether the lm_head was tied in the base and is not any more.
     """
 
     schema_version: int = 1
@@ -90,6 +91,7 @@ class Expectation(_Part):
     files: dict[str, str]
     probe: list[tuple[str, list[int]]]
     chat: tuple[str, list[int]] | None
+    untied: bool = False
 
     def save(self, directory: Path) -> None:
         """Write it into an output directory."""
