@@ -123,6 +123,8 @@ def _choose_scale(plan: Plan, tensors: Sequence[NewTensor], resources: FileResou
     own = load_tokenizer(str(plan.inputs.base), plan.recipe.trust_remote_code)
     texts = sample_texts(model, own, seed=plan.recipe.runtime.seed)
     target = load_tokenizer(str(plan.inputs.target), plan.recipe.trust_remote_code)
+    if plan.rewritten:
+        target.backend_tokenizer.pre_tokenizer = plan.match.target.tokenizer.pre_tokenizer
 
     def bits(scale: float) -> float:
         _install(model, [_change(new, _scaled(plan, new, scale)) if _writes(new) else new for new in tensors])

@@ -224,6 +224,7 @@ def _files(plan: Plan, tensors: list[NewTensor]) -> dict[str, str]:
         name: "target" if path.parent == plan.inputs.target or plan.inputs.target in path.parents else "base"
         for name, path in plan.copied_files.items()
     }
+    files |= dict.fromkeys(plan.rewritten, "rebuilt")
     files |= {shard.path.name: "rebuilt" for shard in plan.inputs.base_index.shards}
     files |= dict.fromkeys(
         (

@@ -28,6 +28,7 @@ from tokensurgeon.notices import Notice
 from tokensurgeon.recipe.schema import Recipe, RowMultiple
 from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.decompose import Pieces, decompose
+from tokensurgeon.vocab.digits import digit_scheme, keep_digits
 from tokensurgeon.vocab.match import VocabMatch, match_vocabularies
 from tokensurgeon.vocab.special import Origin, Source
 from tokensurgeon.vocab.usable import is_reachable, is_reserved
@@ -59,6 +60,7 @@ class Plan:
         generation_config: The new ``generation_config.json``.
         config_changes: What differs from the base in both.
         copied_files: Where each copied file comes from, by its name in the output.
+        rewritten: New text of those that do not stay as they are, by name.
         notices: Warnings so far.
     """
 
@@ -75,6 +77,7 @@ class Plan:
     generation_config: dict[str, Any] = field(repr=False)
     config_changes: list[ConfigChange]
     copied_files: dict[str, Path]
+    rewritten: dict[str, str] = field(repr=False)
     notices: list[Notice]
 
     @property
@@ -219,6 +222,10 @@ def make_plan(recipe: Recipe) -> Plan:
     if inputs.donor is not None and inputs.donor.resolve() != inputs.target.resolve():
         _refuse_other_tokenizer(target, load_vocabulary(inputs.donor))
     notices: list[Notice] = []
+    raw = target
+    if recipe.keep_digits:
+        target = keep_digits(raw, base)
+        notices.append(_note_digits(raw, target))
     base = _drop_rowless(base, inputs.layout.rows, notices)
     match = match_vocabularies(target, base, recipe.anchors.map, recipe.anchors.roles)
     rows = _choose_rows(recipe, inputs, target)
@@ -254,6 +261,7 @@ def make_plan(recipe: Recipe) -> Plan:
             **{str(path): inputs.base / path for path in carried_files(inputs.base)},
             **{str(path): inputs.target / path for path in tokenizer_files(inputs.target)},
         },
+        rewritten={} if target is raw else {"tokenizer.json": target.dump()},
         notices=notices,
     )
     _refuse_weak_overlap(plan)
@@ -392,6 +400,15 @@ def _refuse_weak_overlap(plan: Plan) -> None:
             f"at least {rules.min_coverage:.1%} (anchors.min_coverage)",
             "choose a method without anchors, such as pieces, or lower anchors.min_coverage",
         )
+
+
+def _note_digits(raw: Vocabulary, target: Vocabulary) -> Notice:
+    old, new = digit_scheme(raw), digit_scheme(target)
+    if target is raw:
+        return Notice("TS023", f"base and target both cut numbers into {new}")
+    others = [path.name for path in tokenizer_files(raw.path) if path.name.endswith((".model", ".tiktoken"))]
+    unpatched = f"; readers of {', '.join(others)} still cut them the old way" if others else ""
+    return Notice("TS022", f"{new} as in the base, not {old}{unpatched}")
 
 
 def _note_untied(plan: Plan) -> None:

@@ -218,6 +218,7 @@ class Recipe(_Part):
     untie: bool = Field(
         False, description="give a tied base an lm_head of its own: the output grows by one table"
     )
+    keep_digits: bool = Field(False, description="let the target's tokenizer cut numbers as the base's does")
     runtime: Runtime = Runtime()
     verify: VerifyRules = VerifyRules()
     report: ReportRules = ReportRules()
