@@ -11,17 +11,25 @@ import torch
 from safetensors.torch import save_file
 from test_transplant import same_bits, tensors
 
+from tokensurgeon import adjust
+from tokensurgeon.batches import Batches
 from tokensurgeon.checkpoint import probe
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.errors import InputError, RecipeError
-from tokensurgeon.pipeline import run
+from tokensurgeon.evaluation.bits_per_byte import score_texts
+from tokensurgeon.evaluation.loading import load_model, load_tokenizer
+from tokensurgeon.evaluation.sampling import sample_texts
+from tokensurgeon.parallel import Processes
+from tokensurgeon.pipeline import find_resources, run
 from tokensurgeon.plan import make_plan
 from tokensurgeon.recipe.load import build_recipe
+from tokensurgeon.surgery import operate
 
 HEADS = {
     "llama-tied": "lm_head.weight",
     "gemma3": "lm_head.weight",
     "gpt2": "lm_head.weight",
+    "bart": "lm_head.weight",
     "bert": "cls.predictions.decoder.weight",
 }
 ENDS = {"embedding": "pieces", "lm_head": {"name": "gaussian"}}
@@ -89,6 +97,32 @@ def test_both_ends_have_the_bases_rows_and_made_rows_of_their_own_methods(
     assert quality[HEADS[kind]].old_shape == []
 
 
+def test_a_text_model_inside_another_is_untied_at_both_levels(sentencepiece, tmp_path):
+    """Gemma 3 is asked at the outer level by transformers, at the inner one by others."""
+    import transformers
+
+    vocab = json.loads((sentencepiece / "tokenizer.json").read_text())["model"]["vocab"]
+    text = {"hidden_size": 40, "intermediate_size": 48, "num_hidden_layers": 1, "head_dim": 8}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": max(vocab.values()) + 1}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Gemma3Config(
+        text_config=text,
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        image_token_index=9,
+        boi_token_index=8,
+        eoi_token_index=7,
+    )
+    base, out = tmp_path / "base", tmp_path / "out"
+    transformers.Gemma3ForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(base)
+    for path in sentencepiece.iterdir():
+        shutil.copy(path, base)
+    assert run(recipe(base, base, out, verify={})).report.passed
+    written = json.loads((out / "config.json").read_text())
+    assert written["tie_word_embeddings"] is written["text_config"]["tie_word_embeddings"] is False
+    assert torch.equal(logits(out), logits(base))
+
+
 def test_a_row_of_the_head_moves_its_own_logit_and_no_other(make_model, sentencepiece, byte_level, tmp_path):
     run(recipe(make_model("gemma3", sentencepiece), byte_level, tmp_path / "out"))
     before, after = logits(tmp_path / "out"), logits(tmp_path / "out", head_row=9)
@@ -104,6 +138,27 @@ def test_the_head_is_scaled_and_the_embedding_is_not(make_model, sentencepiece, 
     one, other = tensors(plain), tensors(louder)
     assert same_bits(one["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
     assert not same_bits(one["lm_head.weight"], other["lm_head.weight"])
+
+
+def test_a_scale_is_chosen_with_both_ends_as_they_will_be(make_model, sentencepiece, byte_level, monkeypatch):
+    measured = {}
+
+    def walk(measure):
+        measured.update({scale: measure(scale) for scale in (1.0, 1.4)})
+        return 1.4, measured
+
+    monkeypatch.setattr(adjust, "climb", walk)
+    base = str(make_model("llama-tied", sentencepiece))
+    plan = make_plan(recipe(base, byte_level, "out", method=ENDS, new_rows={"head_scale": "auto"}))
+    embedding, head = operate(plan, Batches(Processes()), find_resources(plan))
+    model, tokenizer = load_model(base, device="cpu")
+    texts = sample_texts(model, tokenizer, seed=0)
+    model.get_input_embeddings().weight = torch.nn.Parameter(embedding.data.float())
+    model.get_output_embeddings().weight = torch.nn.Parameter(head.data.float())
+    scores = score_texts(model, load_tokenizer(str(byte_level)), texts).scores
+    bits = sum(score.bits for score in scores) / sum(score.bytes for score in scores)
+    assert measured[1.4] == pytest.approx(bits, rel=1e-6)
+    assert measured[1.0] != pytest.approx(bits, rel=1e-6)
 
 
 def test_a_sharded_base_has_its_head_in_the_index(make_model, sentencepiece, byte_level, tmp_path):
