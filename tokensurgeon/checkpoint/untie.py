@@ -69,9 +69,9 @@ def untie(
             "a base that computes the same with an lm_head of its own",
             "leave untie out, or choose another base",
         )
-    added = tuple(
-        _copy(name, head, layout, seen["class"]) for name in sorted(tied) if name not in index.tensors
-    )
+    # A head may be stored under a name that the loader translates.
+    stored = index.tensors.keys() | (set() if layout.tied else {head})
+    added = tuple(_copy(name, head, layout, seen["class"]) for name in sorted(tied.keys() - stored))
     return Untied(
         index.with_copies([tensor.ref for tensor in added]),
         Layout((*layout.tensors, *added), tied=False),
