@@ -32,6 +32,7 @@ from tokensurgeon.methods.params.learnt import ZettParams
 from tokensurgeon.methods.params.with_donor import (
     AffineParams,
     AffknnParams,
+    AffompParams,
     ClpParams,
     LandmarkPcaParams,
     MpRopeParams,
@@ -46,6 +47,7 @@ AnyMethod = Annotated[
     OmpParams
     | NearestParams
     | AffknnParams
+    | AffompParams
     | AffineParams
     | ProcrustesParams
     | LandmarkPcaParams
@@ -77,6 +79,7 @@ AnyMethod = Annotated[
 __all__ = [
     "AffineParams",
     "AffknnParams",
+    "AffompParams",
     "AnyMethod",
     "ClpParams",
     "Cost",

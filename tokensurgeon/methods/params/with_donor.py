@@ -90,6 +90,18 @@ class AffknnParams(_AllAnchors):
     ridge: float = Field(0.01, ge=0, description="in units of the mean variance of the donor's dimensions")
 
 
+class AffompParams(MethodParams):
+    """A ridge map between the spaces, plus what it misses at a sparse combination of anchors."""
+
+    name: Literal["affomp"] = "affomp"
+    k: int = Field(8, ge=1, description="anchors a token; cut to the rank of the anchors")
+    ridge: float = Field(0.01, ge=0, description="in units of the mean variance of the donor's dimensions")
+
+    def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
+        """Products of the residuals with all anchors, as in exact OMP."""
+        return OmpParams(k=self.k, mode="exact").cost(tokens, anchors, width, device)
+
+
 class _OneMap(MethodParams):
     """Base of methods that fit one matrix to the anchors and apply it to every token."""
 

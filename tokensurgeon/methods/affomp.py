@@ -1,0 +1,42 @@
+"""A ridge map of the donor's row, and what the map misses at a few anchors chosen by matching pursuit.
+
+With ``W`` the ridge map between the centred anchors ``X`` and ``Y``, and ``R = Y - X W`` what it misses, a
+token's row is ``mean + x W + sum_j c_j R_j``, where ``c`` is the sparse combination of anchors that OMP finds
+for ``x`` (C. Goddard, F. Fernandes Neto, arXiv:2506.06607). In other words the combination is carried over as
+in plain OMP, and what it leaves of the donor's row is carried over by the map instead of being dropped. So
+few anchors are enough: many fit the donor's rows better and the base's worse.
+"""
+
+from __future__ import annotations
+
+from tokensurgeon.methods.base import InitRows, MethodContext
+from tokensurgeon.methods.params import AffompParams
+from tokensurgeon.solvers.dictionary import Dictionary
+from tokensurgeon.solvers.linear import ridge
+from tokensurgeon.solvers.omp import omp
+
+
+class Affomp:
+    """Map every token, then correct it by at most ``k`` anchors."""
+
+    def __init__(self, params: AffompParams) -> None:
+        self.params = params
+
+    def __call__(self, context: MethodContext) -> InitRows:
+        """Fit to the anchors, then apply to the wanted tokens."""
+        donor, base = context.donor_anchors(), context.base_anchors()
+        donor_mean, base_mean = donor.mean(dim=0), base.mean(dim=0)
+        donor -= donor_mean
+        base -= base_mean
+        into_base = ridge(donor, base, self.params.ridge)
+        for part, missed in zip(donor.split(8192), base.split(8192), strict=True):
+            missed -= part @ into_base
+        dictionary = Dictionary.prepare(donor)
+
+        def solve(span: slice) -> InitRows:
+            rows = context.donor(context.wanted[span]) - donor_mean
+            found = omp(rows, dictionary, self.params.k, batch_size=context.batch_size)
+            local = (base[found.indices.clamp(min=0)] * found.coefs[:, :, None]).sum(dim=1)
+            return InitRows(base_mean + rows @ into_base + local, residual=found.residual)
+
+        return context.in_batches(solve)
