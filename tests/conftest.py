@@ -206,6 +206,20 @@ _ARCHITECTURES = {
         "T5Config",
         {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0},
     ),
+    "bart": (
+        "BartForConditionalGeneration",
+        "BartConfig",
+        {
+            "d_model": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_ffn_dim": 48,
+            "decoder_ffn_dim": 48,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "decoder_start_token_id": 2,
+        },
+    ),
     "phi": (
         "PhiForCausalLM",
         "PhiConfig",

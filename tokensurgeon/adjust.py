@@ -135,6 +135,8 @@ def _choose_scale(plan: Plan, tensors: Sequence[NewTensor], resources: FileResou
     model = resources.load_body()
     texts = resources.written_by_base
     target = load_tokenizer(str(plan.inputs.target), plan.recipe.trust_remote_code)
+    if plan.rewritten:
+        target.backend_tokenizer.pre_tokenizer = plan.match.target.tokenizer.pre_tokenizer
 
     def bits(scale: float) -> float:
         _install(model, scale_heads(plan, tensors, scale))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -10,7 +9,6 @@ from pathlib import Path
 
 from tokensurgeon import __version__
 from tokensurgeon.checkpoint.expectation import hash_file, row_digests
-from tokensurgeon.checkpoint.index import CheckpointIndex
 from tokensurgeon.checkpoint.layout import TensorRole
 from tokensurgeon.checkpoint.stream import hash_all
 from tokensurgeon.checkpoint.subject import Verification
@@ -59,7 +57,7 @@ def gather_evidence(
         versions={name: version(name) for name in _LIBRARIES},
         recipe=plan.recipe.model_dump(mode="json", exclude={"output": True, "runtime": {"work_dir"}}),
         inputs=_inputs(plan),
-        vocabulary=_vocabulary(plan, tensors),
+        vocabulary=_vocabulary(plan),
         matching=_matching(plan),
         origins=_origins(plan, main),
         anchors=_anchors(plan, main),
@@ -126,10 +124,8 @@ def _inputs(plan: Plan) -> list[r.InputModel]:
     return found
 
 
-def _vocabulary(plan: Plan, tensors: list[NewTensor]) -> r.VocabularySummary:
+def _vocabulary(plan: Plan) -> r.VocabularySummary:
     target, base = plan.match.target, plan.match.base
-    before = _parameters(plan.inputs.base_index)
-    grown = sum(new.data.numel() - math.prod(new.tensor.ref.shape) for new in tensors)
     policy = plan.recipe.rows
     return r.VocabularySummary(
         base_tokens=len(base),
@@ -140,13 +136,9 @@ def _vocabulary(plan: Plan, tensors: list[NewTensor]) -> r.VocabularySummary:
         row_policy=str(policy) if isinstance(policy, int | str) else f"multiple: {policy.multiple}",
         holes=target.bound - len(target),
         padding=plan.rows - target.bound,
-        parameters_before=before,
-        parameters_after=before + grown,
+        parameters_before=plan.parameters_before,
+        parameters_after=plan.parameters_after,
     )
-
-
-def _parameters(index: CheckpointIndex) -> int:
-    return sum(math.prod(ref.shape) for ref in index.tensors.values())
 
 
 def _matching(plan: Plan) -> r.Matching:
@@ -265,6 +257,7 @@ def _files(plan: Plan, tensors: list[NewTensor]) -> dict[str, str]:
         name: "target" if path.parent == plan.inputs.target or plan.inputs.target in path.parents else "base"
         for name, path in plan.copied_files.items()
     }
+    files |= dict.fromkeys(plan.rewritten, "rebuilt")
     files |= {shard.path.name: "rebuilt" for shard in plan.inputs.base_index.shards}
     files |= dict.fromkeys(
         (

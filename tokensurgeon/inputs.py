@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from tokensurgeon.checkpoint.configs import read_config, refuse_remote_code
 from tokensurgeon.checkpoint.index import CheckpointIndex, find_weights, read_index
 from tokensurgeon.checkpoint.layout import Layout, find_layout, is_vocab_name
 from tokensurgeon.checkpoint.source import resolve_checkpoint
+from tokensurgeon.checkpoint.untie import untie
 from tokensurgeon.errors import PolicyError, RecipeError
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.methods.registry import EXTRAS, NEEDS, MethodInfo, find_method
@@ -31,6 +32,8 @@ class Inputs:
         base_index: Its tensors.
         layout: Its vocabulary tensors.
         donor_layout: Vocabulary tensors of the donor, or None.
+        untied: Whether the base is tied and the output shall not be; its ends then count as stored apart.
+        added: Names of the tensors in ``base_index`` and ``layout`` that it does not store for that reason.
     """
 
     base: Path
@@ -40,6 +43,8 @@ class Inputs:
     base_index: CheckpointIndex = field(repr=False)
     layout: Layout
     donor_layout: Layout | None
+    untied: bool = False
+    added: tuple[str, ...] = ()
 
 
 def read_inputs(recipe: Recipe) -> Inputs:
@@ -93,7 +98,13 @@ def read_inputs(recipe: Recipe) -> Inputs:
         if index is not None:
             names = sorted({file for name, file in index["weight_map"].items() if is_vocab_name(name)})
         donor_layout = find_layout(read_index(donor, names), read_config(donor))
-    return Inputs(base, target, donor, base_config, base_index, layout, donor_layout)
+    inputs = Inputs(base, target, donor, base_config, base_index, layout, donor_layout)
+    if not recipe.untie:
+        return inputs
+    apart = untie(base_index, layout, base_config, recipe.trust_remote_code)
+    return replace(
+        inputs, base_index=apart.index, layout=apart.layout, untied=apart.was_tied, added=apart.added
+    )
 
 
 def refuse_unready(method: MethodInfo, recipe: Recipe) -> None:

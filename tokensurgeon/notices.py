@@ -24,6 +24,10 @@ TITLES = {
     "TS017": "an id without a token is the most likely next one",
     "TS018": "the texts were not scored",
     "TS019": "the base opens every prompt with BOS, the target's tokenizer does not",
+    "TS020": "the base is tied, the output is not",
+    "TS021": "untie changes nothing",
+    "TS022": "ids of texts with numbers differ from those of the raw target's tokenizer",
+    "TS023": "keep_digits changes nothing",
 }
 
 

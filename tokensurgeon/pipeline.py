@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -183,13 +184,16 @@ def find_resources(plan: Plan) -> FileResources:
 def _digest(plan: Plan, resources: FileResources) -> str:
     """A name for what rows depend on and no tensor shows: resources and both tokenizers."""
     tokenizers = [hash_file(place / "tokenizer.json") for place in (plan.inputs.base, plan.inputs.target)]
-    return " ".join([resources.digest, *tokenizers])
+    rewritten = [hashlib.sha256(text.encode()).hexdigest() for text in plan.rewritten.values()]
+    return " ".join([resources.digest, *tokenizers, *rewritten])
 
 
 def _write(plan: Plan, tensors: list[NewTensor], stage: Path) -> None:
     for name, path in plan.copied_files.items():
         (stage / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, stage / name)
+    for name, text in plan.rewritten.items():
+        (stage / name).write_text(text, encoding="utf-8")
     (stage / "config.json").write_text(dump_config(plan.config), encoding="utf-8")
     (stage / "generation_config.json").write_text(dump_config(plan.generation_config), encoding="utf-8")
     replaced = {new.tensor.name: new.data for new in tensors}
@@ -199,7 +203,7 @@ def _write(plan: Plan, tensors: list[NewTensor], stage: Path) -> None:
     for new in tensors:
         if new.factors_file is not None:
             _write_factors(new, stage / new.factors_file)
-    _expect(plan, tensors, hashes).save(stage)
+    _expect(plan, tensors, hashes, stage).save(stage)
 
 
 def _write_factors(new: NewTensor, path: Path) -> None:
@@ -214,8 +218,9 @@ def _write_factors(new: NewTensor, path: Path) -> None:
     save_file(factors, path, metadata={"format": "pt"})
 
 
-def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str]) -> Expectation:
+def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str], stage: Path) -> Expectation:
     """What the output must be, from the base's own bytes and the target's own tokenizer."""
+    sources = {**plan.copied_files, **{name: stage / name for name in plan.rewritten}}
     stored = plan.inputs.base_index.tensors
     vocab = {}
     for new in tensors:
@@ -245,12 +250,14 @@ def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str]) -> Exp
         },
         vocab=vocab,
         files={
-            name: hash_file(path)
+            name: hash_file(sources[name])
             for name, path in plan.copied_files.items()
             if is_tokenizer_file(Path(name)) and path.is_relative_to(plan.inputs.target)
         },
         probe=probe_ids(plan.match.target),
         chat=probe_chat(plan.match.target),
+        untied=plan.inputs.untied,
+        rewritten=sorted(plan.rewritten),
     )
 
 

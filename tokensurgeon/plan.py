@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from tokensurgeon.checkpoint.configs import (
     rewrite_config,
     rewrite_generation_config,
     text_levels,
+    untie_config,
 )
 from tokensurgeon.checkpoint.layout import TensorRole, VocabTensor
 from tokensurgeon.checkpoint.sidefiles import carried_files, tokenizer_files
@@ -28,6 +28,7 @@ from tokensurgeon.notices import Notice
 from tokensurgeon.recipe.schema import Auto, Recipe, RowMultiple
 from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.decompose import Pieces, decompose
+from tokensurgeon.vocab.digits import digit_scheme, keep_digits
 from tokensurgeon.vocab.match import VocabMatch, match_vocabularies
 from tokensurgeon.vocab.special import Origin, Source
 from tokensurgeon.vocab.usable import is_reachable, is_reserved
@@ -59,6 +60,7 @@ class Plan:
         generation_config: The new ``generation_config.json``.
         config_changes: What differs from the base in both.
         copied_files: Where each copied file comes from, by its name in the output.
+        rewritten: New text of those that do not stay as they are, by name.
         notices: Warnings so far.
     """
 
@@ -75,6 +77,7 @@ class Plan:
     generation_config: dict[str, Any] = field(repr=False)
     config_changes: list[ConfigChange]
     copied_files: dict[str, Path]
+    rewritten: dict[str, str] = field(repr=False)
     notices: list[Notice]
 
     @property
@@ -119,6 +122,28 @@ class Plan:
         return total
 
     @property
+    def added_bytes(self) -> int:
+        """Size of the tensors that the base does not store because it is tied."""
+        return sum(
+            tensor.ref.nbytes // tensor.rows * self.rows_of(tensor)
+            for tensor in self.inputs.layout.tensors
+            if tensor.name in self.inputs.added
+        )
+
+    @property
+    def parameters_before(self) -> int:
+        """Parameters of the base."""
+        tensors = self.inputs.base_index.tensors
+        return sum(math.prod(ref.shape) for name, ref in tensors.items() if name not in self.inputs.added)
+
+    @property
+    def parameters_after(self) -> int:
+        """Parameters of the output."""
+        tensors, vocab = self.inputs.base_index.tensors, self.inputs.layout.tensors
+        body = sum(math.prod(tensors[name].shape) for name in tensors.keys() - self.inputs.layout.names)
+        return body + sum(math.prod(self.new_shape(tensor)) for tensor in vocab)
+
+    @property
     def cost(self) -> Cost:
         """What making the missing rows of one tensor takes."""
         layout = self.inputs.donor_layout or self.inputs.layout
@@ -160,7 +185,10 @@ class Plan:
         """
         embedding = self.inputs.layout.embedding.ref
         rows, width = embedding.shape
-        total = _PROGRAM_BYTES + embedding.nbytes // rows * (rows + 2 * self.rows)
+        # Each table old and new, and the new one that is being adjusted twice.
+        total = _PROGRAM_BYTES + embedding.nbytes // rows * self.rows
+        for tensor in self.inputs.layout.tensors:
+            total += tensor.ref.nbytes // tensor.rows * (tensor.rows + self.rows_of(tensor))
         made = len(self.wanted) * (4 * width + 12 * _SOURCES)
         cost = self.cost
         solving = made + min(self.batch_size, len(self.wanted)) * cost.bytes_per_token + cost.fixed_bytes
@@ -196,6 +224,10 @@ def make_plan(recipe: Recipe) -> Plan:
     if inputs.donor is not None and inputs.donor.resolve() != inputs.target.resolve():
         _refuse_other_tokenizer(target, load_vocabulary(inputs.donor))
     notices: list[Notice] = []
+    raw = target
+    if recipe.keep_digits:
+        target = keep_digits(raw, base)
+        notices.append(_note_digits(raw, target))
     base = _drop_rowless(base, inputs.layout.rows, notices)
     match = match_vocabularies(target, base, recipe.anchors.map, recipe.anchors.roles)
     rows = _choose_rows(recipe, inputs, target)
@@ -211,8 +243,8 @@ def make_plan(recipe: Recipe) -> Plan:
     if not remap.identity:
         config, added = complete_config(config, remap)
         changes += added
-    if recipe.tie_policy == "keep-head":
-        config, untied = _untie(config)
+    if recipe.tie_policy == "keep-head" or inputs.untied:
+        config, untied = untie_config(config)
         changes += untied
     plan = Plan(
         recipe=recipe,
@@ -231,10 +263,12 @@ def make_plan(recipe: Recipe) -> Plan:
             **{str(path): inputs.base / path for path in carried_files(inputs.base)},
             **{str(path): inputs.target / path for path in tokenizer_files(inputs.target)},
         },
+        rewritten={} if target is raw else {"tokenizer.json": target.dump()},
         notices=notices,
     )
     _refuse_weak_overlap(plan)
     _note_config(plan)
+    _note_untied(plan)
     return plan
 
 
@@ -351,16 +385,6 @@ def _remap(inputs: Inputs, match: VocabMatch, target: Vocabulary, rows: int) -> 
     return IdRemap(match.successors, target.roles, stops, rows, frozenset(old_sizes), identity)
 
 
-def _untie(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[ConfigChange]]:
-    new = {
-        key: _untie(value)[0] if isinstance(value, Mapping) and "tie_word_embeddings" in value else value
-        for key, value in config.items()
-    }
-    new["tie_word_embeddings"] = False
-    old = config.get("tie_word_embeddings")
-    return new, [] if old is False else [ConfigChange("config.json", "tie_word_embeddings", old, False)]
-
-
 def _refuse_weak_overlap(plan: Plan) -> None:
     rules = plan.recipe.anchors
     if not plan.is_anchored or not plan.wanted:
@@ -378,6 +402,27 @@ def _refuse_weak_overlap(plan: Plan) -> None:
             f"at least {rules.min_coverage:.1%} (anchors.min_coverage)",
             "choose a method without anchors, such as pieces, or lower anchors.min_coverage",
         )
+
+
+def _note_digits(raw: Vocabulary, target: Vocabulary) -> Notice:
+    old, new = digit_scheme(raw), digit_scheme(target)
+    if target is raw:
+        return Notice("TS023", f"base and target both cut numbers into {new}")
+    others = [path.name for path in tokenizer_files(raw.path) if path.name.endswith((".model", ".tiktoken"))]
+    unpatched = f"; readers of {', '.join(others)} still cut them the old way" if others else ""
+    return Notice("TS022", f"{new} as in the base, not {old}{unpatched}")
+
+
+def _note_untied(plan: Plan) -> None:
+    inputs = plan.inputs
+    if inputs.untied:
+        added = [tensor for tensor in inputs.layout.tensors if tensor.name in inputs.added]
+        count = sum(math.prod(plan.new_shape(tensor)) for tensor in added)
+        cost = f"{', '.join(inputs.added)}: {count:,} parameters and {plan.added_bytes:,} bytes more"
+        stored = f"{inputs.layout.head.name} is stored already: no bytes more"
+        plan.notices.append(Notice("TS020", cost if added else stored))
+    elif plan.recipe.untie:
+        plan.notices.append(Notice("TS021", f"the base has an lm_head of its own, {inputs.layout.head.name}"))
 
 
 def _note_config(plan: Plan) -> None:

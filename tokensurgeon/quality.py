@@ -46,7 +46,7 @@ def judge_rows(plan: Plan, new: NewTensor) -> TensorQuality:
         role=str(tensor.role),
         tied=new.tied,
         dtype=tensor.ref.dtype,
-        old_shape=list(tensor.ref.shape),
+        old_shape=[] if tensor.name in plan.inputs.added else list(tensor.ref.shape),
         new_shape=list(new.data.shape),
         copied=sum(origin >= 0 and row in plan.match.target.tokens for row, origin in enumerate(source)),
         made=source.count(MADE),

@@ -49,7 +49,7 @@ def operate(plan: Plan, batches: Batches, resources: FileResources) -> list[NewT
         raise RecipeError(
             "method: one for the embedding and another for the lm_head, of a base that is tied",
             "one method: the same rows serve both ends",
-            "give method a name or a list, or choose a base that is not tied",
+            "give method a name or a list, or set untie: true for an lm_head with rows of its own",
         )
     done: list[NewTensor] = []
     for tensor in plan.inputs.layout.tensors:
@@ -76,6 +76,8 @@ def operate(plan: Plan, batches: Batches, resources: FileResources) -> list[NewT
 
 def _is_tied(plan: Plan) -> bool:
     """Whether one set of rows serves both ends, be it stored once or as two equal copies."""
+    if plan.recipe.untie:
+        return False
     embedding, head = plan.inputs.layout.embedding.ref, plan.inputs.layout.head.ref
     same = (embedding.dtype, embedding.shape) == (head.dtype, head.shape)
     # Stored once, it need not be read to know.
@@ -93,7 +95,10 @@ def _find_twin(plan: Plan, tensor: VocabTensor, done: list[NewTensor]) -> NewTen
         old, other = earlier.tensor.ref, tensor.ref
         if earlier.equal_to or (old.dtype, old.shape) != (other.dtype, other.shape):
             continue
+        ends = {earlier.tensor.role, tensor.role} == {TensorRole.EMBEDDING, TensorRole.HEAD}
         if torch.equal(map_tensor(old), map_tensor(other)):
+            if plan.recipe.untie and ends:
+                continue
             return earlier
         if declared_tied and tensor.role is TensorRole.HEAD and earlier.tensor.role is TensorRole.EMBEDDING:
             if plan.recipe.tie_policy == "drop-head":

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tokensurgeon.checkpoint import as_read, probe
-from tokensurgeon.checkpoint.as_read import _run_probe
+from tokensurgeon.checkpoint.as_read import run_probe
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.vocab.probe import MESSAGES, probe_chat, probe_ids
 from tokensurgeon.vocab.vocabulary import load_vocabulary
@@ -35,6 +35,8 @@ def seen(healthy):
             "class": "LlamaForCausalLM",
             "problems": {},
             "embedding_as_stored": True,
+            "head_as_stored": True,
+            "untied_alike": None,
             "config_ids": dict(ids),
             "generation_ids": dict(ids),
             "finite": True,
@@ -48,7 +50,7 @@ def seen(healthy):
 def read_back(healthy, seen, monkeypatch):
     """Verify the healthy output as if a fresh process had answered ``seen``."""
     jobs = []
-    monkeypatch.setattr(as_read, "_run_probe", lambda job: jobs.append(job) or seen)
+    monkeypatch.setattr(as_read, "run_probe", lambda job: jobs.append(job) or seen)
 
     def run(**options):
         result = verify_checkpoint(healthy, **options)
@@ -123,6 +125,8 @@ def test_without_a_forward_pass_the_model_is_not_judged(read_back, seen):
             "loads in a fresh process",
             "the loaded input embedding differs from the file",
         ),
+        ({"head_as_stored": False}, "loads in a fresh process", "the loaded lm_head differs from the file"),
+        ({"untied_alike": False}, "untied", "LlamaForCausalLM computes other logits when it is not tied"),
         ({"finite": False}, "forward pass", "logits are not finite"),
         ({"padding_margin": -1.5}, "ids without a token", "an id without a token wins by 1.50 logits"),
         (
@@ -155,7 +159,7 @@ def test_a_crash_fails_and_nothing_else_is_judged(read_back, seen):
 def test_a_crash_is_told_by_its_last_line(stderr, message, monkeypatch):
     done = subprocess.CompletedProcess([], 3, stdout="", stderr=stderr)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
-    assert _run_probe({}) == {"error": message}
+    assert run_probe({}) == {"error": message}
 
 
 def test_the_process_is_offline_and_speaks_utf8(monkeypatch):
@@ -166,7 +170,7 @@ def test_the_process_is_offline_and_speaks_utf8(monkeypatch):
         return subprocess.CompletedProcess(command, 0, stdout='{"ids": []}', stderr="")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert _run_probe({"texts": ["é"]}) == {"ids": []}
+    assert run_probe({"texts": ["é"]}) == {"ids": []}
     assert json.loads(asked["input"]) == {"texts": ["é"]}
     assert (asked["env"]["HF_HUB_OFFLINE"], asked["env"]["PYTHONUTF8"]) == ("1", "1")
     assert asked["command"] == [sys.executable, "-m", "tokensurgeon.checkpoint.probe"]
@@ -186,7 +190,7 @@ def test_what_a_models_own_code_prints_does_not_reach_the_answer(monkeypatch):
     fake = SimpleNamespace(utils=SimpleNamespace(logging=quiet))
     out, err = io.StringIO(), io.StringIO()
     monkeypatch.setitem(sys.modules, "transformers", fake)
-    monkeypatch.setattr(sys, "stdin", io.StringIO('{"forward": false}'))
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"task": "read", "forward": false}'))
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
     monkeypatch.setattr(probe, "_read_tokenizer", read)

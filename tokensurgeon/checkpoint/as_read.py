@@ -15,6 +15,7 @@ from typing import Any
 
 from tokensurgeon.checkpoint.configs import as_ids
 from tokensurgeon.checkpoint.expectation import PADDING
+from tokensurgeon.checkpoint.layout import VocabTensor
 from tokensurgeon.checkpoint.subject import Subject, Verification
 from tokensurgeon.notices import Notice
 from tokensurgeon.vocab.probe import MESSAGES, PROMPTS, probe_chat, probe_ids
@@ -48,8 +49,10 @@ def check_as_read(subject: Subject, result: Verification, options: ReadOptions) 
     chat = expected.chat if expected else probe_chat(subject.vocabulary)
     bound, rows = subject.vocabulary.bound, subject.layout.rows
     holes = sorted(set(range(rows)) - subject.vocabulary.tokens.keys()) if bound <= rows else []
-    seen = _run_probe(
+    layout = subject.layout
+    seen = run_probe(
         {
+            "task": "read",
             "directory": str(subject.directory.resolve()),
             "trust_remote_code": options.trust_remote_code,
             "texts": [text for text, _ in probe],
@@ -58,10 +61,9 @@ def check_as_read(subject: Subject, result: Verification, options: ReadOptions) 
             "prompts": PROMPTS,
             "padding_ids": holes,
             "rows": rows,
-            "embedding": {
-                "file": str(subject.layout.embedding.ref.path.resolve()),
-                "name": subject.layout.embedding.name,
-            },
+            "embedding": _place(layout.embedding),
+            "head": None if layout.tied else _place(layout.head),
+            "untied": expected is not None and expected.untied,
         }
     )
     if "error" in seen:
@@ -90,7 +92,19 @@ def check_as_read(subject: Subject, result: Verification, options: ReadOptions) 
         result.notices.append(Notice("TS015", "verify.forward is off"))
 
 
-def _run_probe(job: dict[str, Any]) -> dict[str, Any]:
+def _place(tensor: VocabTensor) -> dict[str, str]:
+    return {"file": str(tensor.ref.path.resolve()), "name": tensor.name}
+
+
+def run_probe(job: dict[str, Any]) -> dict[str, Any]:
+    """Do a job of ``checkpoint.probe`` in a fresh process.
+
+    Args:
+        job: What to do; its ``task`` says which kind.
+
+    Returns:
+        What was seen, or ``error`` alone.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "tokensurgeon.checkpoint.probe"],
         input=json.dumps(job),
@@ -133,12 +147,20 @@ def _judge_model(subject: Subject, seen: dict[str, Any], result: Verification) -
     problems = [f"{key}: {', '.join(names[:3])}" for key, names in model["problems"].items()]
     if not model["embedding_as_stored"]:
         problems.append("the loaded input embedding differs from the file")
+    if not model["head_as_stored"]:
+        problems.append("the loaded lm_head differs from the file")
     result.add("loads in a fresh process", problems, f"{model['class']}, nothing missing, unexpected or new")
     result.add(
         "forward pass",
         [] if model["finite"] else ["logits are not finite"],
         f"finite; next tokens {', '.join(map(str, model['answers']))}" if model["answers"] else "finite",
     )
+    if model["untied_alike"] is not None:
+        result.add(
+            "untied",
+            [] if model["untied_alike"] else [f"{model['class']} computes other logits when it is not tied"],
+            "embedding and lm_head loaded apart, logits as if they were tied where their rows are equal",
+        )
     _judge_padding(subject, model["padding_margin"], result)
     problems = []
     for role in ("bos", "eos", "pad"):

@@ -22,7 +22,9 @@ _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
 _FORCED = "forced_decoder_ids"
 _SIZE_FIELDS = ("vocab_size", "decoder_vocab_size", "embedding_size", "n_vocab", "padded_vocab_size")
 _PER_LAYER_SIZE = "vocab_size_per_layer_input"
-_TEXT_LEVELS = ("", "text_config", "language_config", "llm_config", "decoder", "encoder")
+_NESTED_TEXT = ("text_config", "language_config", "llm_config")
+_TEXT_LEVELS = ("", *_NESTED_TEXT, "decoder", "encoder")
+_TIED = "tie_word_embeddings"
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,30 @@ def complete_config(config: Mapping[str, Any], remap: IdRemap) -> tuple[dict[str
         {**config, "text_config": {**nested, **added}} if isinstance(nested, Mapping) else {**config, **added}
     )
     return new, _differences("config.json", config, new)
+
+
+def untie_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[ConfigChange]]:
+    """Say in ``config.json`` that the lm_head has rows of its own, at every level that a reader may ask.
+
+    Args:
+        config: Any config.
+
+    Returns:
+        The config and what changed.
+    """
+    new = _untie_level(config)
+    return new, _differences("config.json", config, new)
+
+
+def _untie_level(config: Mapping[str, Any]) -> dict[str, Any]:
+    new = {
+        # transformers asks the outermost level, others the text level; some tie where neither says so.
+        key: _untie_level(value)
+        if isinstance(value, Mapping) and (_TIED in value or key in _NESTED_TEXT)
+        else value
+        for key, value in config.items()
+    }
+    return {**new, _TIED: False}
 
 
 def rewrite_generation_config(

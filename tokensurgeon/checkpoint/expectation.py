@@ -78,9 +78,11 @@ class Expectation(_Part):
         bound: Highest token id plus one.
         body: Body tensors by name.
         vocab: Vocabulary tensors by name.
-        files: SHA-256 of files taken from the target, by name.
+        files: SHA-256 of tokenizer files, by name; they are the target's but for those rewritten.
         probe: Texts and the ids that the raw tokenizer gives for them.
         chat: The fixed conversation by the target's template, and its ids; None without a template.
+        untied: Whether the lm_head was tied in the base and is not any more.
+        rewritten: Names of the tokenizer files that differ from the target's.
     """
 
     schema_version: int = 1
@@ -91,6 +93,8 @@ class Expectation(_Part):
     files: dict[str, str]
     probe: list[tuple[str, list[int]]]
     chat: tuple[str, list[int]] | None
+    untied: bool = False
+    rewritten: list[str] = []
 
     @property
     def made(self) -> frozenset[int]:

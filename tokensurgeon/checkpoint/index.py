@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,30 @@ class CheckpointIndex:
     def tensors(self) -> dict[str, TensorRef]:
         """Tensor by name."""
         return {tensor.name: tensor for shard in self.shards for tensor in shard.tensors}
+
+    def with_copies(self, copies: Sequence[TensorRef]) -> CheckpointIndex:
+        """The checkpoint as if it stored some tensors once more, each in the file of the original.
+
+        Args:
+            copies: Tensors of this checkpoint under other names.
+
+        Returns:
+            An index whose copies lie at the same bytes as their originals.
+        """
+        shards = []
+        for shard in self.shards:
+            more = tuple(ref for ref in copies if ref.path == shard.path)
+            names = (*shard.header_order, *(ref.name for ref in more))
+            shards.append(replace(shard, tensors=(*shard.tensors, *more), header_order=names))
+        if self.index is None:
+            return replace(self, shards=tuple(shards))
+        files = {**self.index["weight_map"], **{ref.name: ref.path.name for ref in copies}}
+        metadata = dict(self.index.get("metadata", {}))
+        if "total_parameters" in metadata:
+            metadata["total_parameters"] += sum(math.prod(ref.shape) for ref in copies)
+        return replace(
+            self, shards=tuple(shards), index={**self.index, "metadata": metadata, "weight_map": files}
+        )
 
 
 def find_weights(directory: Path) -> tuple[list[str], dict[str, Any] | None]:

@@ -123,7 +123,12 @@ _PACKED = re.compile(
 
 def is_vocab_name(name: str) -> bool:
     """Whether a tensor's name is that of a vocabulary tensor; its shape may still say otherwise."""
-    return any(pattern.match(name) for _, pattern in _PATTERNS)
+    return role_of(name) is not None
+
+
+def role_of(name: str) -> TensorRole | None:
+    """What a tensor does by its name alone; None for a body tensor."""
+    return next((role for role, pattern in _PATTERNS if pattern.match(name)), None)
 
 
 def find_layout(
@@ -154,7 +159,7 @@ def find_layout(
     for ref in tensors.values():
         if ref.name == embedding.name:
             continue
-        role = TensorRole.HEAD if forced.get(TensorRole.HEAD) is ref else _role_of(ref)
+        role = TensorRole.HEAD if forced.get(TensorRole.HEAD) is ref else role_of(ref.name)
         axis = _token_axis(ref, role, rows)
         if axis is None and forced.get(TensorRole.HEAD) is ref:
             raise InputError(
@@ -194,10 +199,6 @@ def _forced(tensors: Mapping[str, TensorRef], overrides: Mapping[str, str]) -> d
     return forced
 
 
-def _role_of(ref: TensorRef) -> TensorRole | None:
-    return next((role for role, pattern in _PATTERNS if pattern.match(ref.name)), None)
-
-
 def _token_axis(ref: TensorRef, role: TensorRole | None, rows: int) -> int | None:
     if role is TensorRole.BIAS:
         # BART keeps its bias as (1, V).
@@ -210,7 +211,7 @@ def _token_axis(ref: TensorRef, role: TensorRole | None, rows: int) -> int | Non
 
 def _main_embedding(tensors: Mapping[str, TensorRef], config: Mapping[str, Any]) -> TensorRef:
     candidates = [
-        ref for ref in tensors.values() if _role_of(ref) is TensorRole.EMBEDDING and len(ref.shape) == 2
+        ref for ref in tensors.values() if role_of(ref.name) is TensorRole.EMBEDDING and len(ref.shape) == 2
     ]
     sizes = {value for level in _levels(config) if isinstance(value := level.get("vocab_size"), int)}
     # position_embeddings and the like end in the same words: prefer the declared size, then the larger.
@@ -259,16 +260,13 @@ def _other_sizes(config: Mapping[str, Any]) -> set[int]:
 def _refuse_packed(tensors: Mapping[str, TensorRef]) -> None:
     for name, ref in tensors.items():
         stem = _PACKED.sub(".weight", name)
-        if stem != name and _role_of(TensorRef(stem, "", (), ref.path, 0, 0)) in (
-            TensorRole.EMBEDDING,
-            TensorRole.HEAD,
-        ):
+        if stem != name and role_of(stem) in (TensorRole.EMBEDDING, TensorRole.HEAD):
             _raise_quantised(ref)
 
 
 def _refuse_empty(tensors: Mapping[str, TensorRef]) -> None:
     for ref in tensors.values():
-        if 0 in ref.shape and _role_of(ref) in (TensorRole.EMBEDDING, TensorRole.HEAD):
+        if 0 in ref.shape and role_of(ref.name) in (TensorRole.EMBEDDING, TensorRole.HEAD):
             raise InputError(
                 f"{ref.path}: {ref.name} is empty: {list(ref.shape)}",
                 "gathered weights; DeepSpeed ZeRO-3 saves empty ones",

@@ -1,6 +1,7 @@
 """Load a checkpoint as a user would, in a process of its own: ``python -m tokensurgeon.checkpoint.probe``.
 
-Reads a job from stdin, writes one JSON document to stdout. Only this file instantiates a model.
+Reads a job from stdin, writes one JSON document to stdout. Only this file instantiates a model: with its
+weights (task ``read``), or without them to ask what its class ties (task ``ties``).
 """
 
 from __future__ import annotations
@@ -40,12 +41,17 @@ def main() -> None:
     transformers.utils.logging.add_handler(collector)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = _read_tokenizer(job)
-        if job["forward"]:
-            result["model"] = _run_model(job, result.pop("tokenizer"))
-        result.pop("tokenizer", None)
+        result = _find_ties(job) if job["task"] == "ties" else _read(job)
     result["warnings"] = [*collector.messages, *(str(warning.message) for warning in caught)]
     json.dump(result, out)
+
+
+def _read(job: dict[str, Any]) -> dict[str, Any]:
+    result = _read_tokenizer(job)
+    tokenizer = result.pop("tokenizer", None)
+    if job["forward"]:
+        result["model"] = _run_model(job, tokenizer)
+    return result
 
 
 def _read_tokenizer(job: dict[str, Any]) -> dict[str, Any]:
@@ -74,32 +80,106 @@ def _read_tokenizer(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_model(job: dict[str, Any], tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401 - a transformers class
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(
-        job["directory"], trust_remote_code=job["trust_remote_code"]
-    )
-    name = (config.architectures or ["AutoModel"])[0]
-    loader = getattr(transformers, name, transformers.AutoModelForCausalLM)
-    model, info = loader.from_pretrained(
+    config = _read_config(job)
+    model, info = _find_class(config).from_pretrained(
         job["directory"],
         dtype="auto",
         trust_remote_code=job["trust_remote_code"],
         output_loading_info=True,
     )
     model.eval()
-    table = model.get_input_embeddings().weight
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     generation = getattr(model, "generation_config", None)
     return {
         "class": type(model).__name__,
         "problems": {key: sorted(map(str, value)) for key, value in dict(info).items() if value},
         "embedding_as_stored": _is_stored(table, job["embedding"]),
+        "head_as_stored": head is None or job["head"] is None or _is_stored(head.weight, job["head"]),
+        "untied_alike": _untied_alike(model, tokenizer, job) if job["untied"] else None,
         "config_ids": {role: getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "pad")},
         "generation_ids": {
             role: getattr(generation, f"{role}_token_id", None) for role in ("bos", "eos", "pad")
         },
         **_forward(model, tokenizer, job),
     }
+
+
+def _read_config(job: dict[str, Any]) -> Any:  # noqa: ANN401 - a transformers class
+    import transformers
+
+    return transformers.AutoConfig.from_pretrained(
+        job["directory"], trust_remote_code=job["trust_remote_code"]
+    )
+
+
+def _find_class(config: Any) -> Any:  # noqa: ANN401
+    import transformers
+
+    name = (config.architectures or ["AutoModel"])[0]
+    return getattr(transformers, name, transformers.AutoModelForCausalLM)
+
+
+def _find_ties(job: dict[str, Any]) -> dict[str, Any]:
+    """What the class of a checkpoint ties, and what keeps it from untying."""
+    kind = type(_read_config(job))
+    configs = [kind.from_dict(job[name]) for name in ("config", "untied_config")]
+    model, untied = (_set_up(config, job) for config in configs)
+    tied = model.get_expanded_tied_weights_keys(all_submodels=True)
+    module = model.get_output_embeddings()
+    names = (f"{name}.weight" for name, part in model.named_modules() if part is module)
+    head = None if module is None else next(names)
+    obstacle = ""
+    if head in untied.get_expanded_tied_weights_keys(all_submodels=True):
+        obstacle = "is always tied, whatever its config says"
+    changed = _differing(*(config.to_dict() for config in configs))
+    if changed:
+        obstacle = obstacle or f"reads {', '.join(changed)} from tie_word_embeddings, too"
+    return {"class": type(model).__name__, "head": head, "tied": tied, "obstacle": obstacle}
+
+
+def _set_up(config: Any, job: dict[str, Any]) -> Any:  # noqa: ANN401
+    """A model without weights."""
+    loader = _find_class(config)
+    with torch.device("meta"):
+        if hasattr(loader, "from_config"):
+            return loader.from_config(config, trust_remote_code=job["trust_remote_code"])
+        return loader(config)
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Fields of two configs that differ besides the one that was changed."""
+    found = []
+    for key in sorted((one.keys() | other.keys()) - {"tie_word_embeddings"}):
+        old, new = one.get(key), other.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differing(old, new)
+        elif old != new:
+            found.append(key)
+    return found
+
+
+def _untied_alike(model: Any, tokenizer: Any, job: dict[str, Any]) -> bool:  # noqa: ANN401
+    """Whether the two ends are apart, and the class computes what it would compute for tied ones."""
+    reads, writes = model.get_input_embeddings(), model.get_output_embeddings()
+    if reads.weight is writes.weight:
+        return False
+    # Some classes scale their hidden states when, and only when, their config says tied.
+    levels = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}.values()
+    scores = []
+    for tied in (True, False):
+        for level in levels:
+            level.tie_word_embeddings = tied
+        scores.append(_call(model, tokenizer, job["prompts"][0])["logits"])
+    return torch.equal(*scores)
+
+
+def _call(model: Any, tokenizer: Any, prompt: str) -> Any:  # noqa: ANN401
+    ids = torch.tensor([tokenizer(prompt)["input_ids"] or [0]])
+    inputs = {"input_ids": ids}
+    if getattr(model.config, "is_encoder_decoder", False):
+        inputs["decoder_input_ids"] = ids[:, :1]
+    with torch.inference_mode():
+        return model(**inputs)
 
 
 def _is_stored(table: torch.Tensor, embedding: dict[str, str]) -> bool:
@@ -114,12 +194,7 @@ def _forward(model: Any, tokenizer: Any, job: dict[str, Any]) -> dict[str, Any]:
     finite, margin, answers = True, None, []
     padding = torch.tensor(job["padding_ids"], dtype=torch.int64)
     for prompt in job["prompts"]:
-        ids = torch.tensor([tokenizer(prompt)["input_ids"] or [0]])
-        inputs = {"input_ids": ids}
-        if getattr(model.config, "is_encoder_decoder", False):
-            inputs["decoder_input_ids"] = ids[:, :1]
-        with torch.inference_mode():
-            out = model(**inputs)
+        out = _call(model, tokenizer, prompt)
         scores = out["logits"] if "logits" in out else out[0]
         finite = finite and bool(torch.isfinite(scores).all())
         if "logits" in out and scores.shape[-1] == job["rows"]:

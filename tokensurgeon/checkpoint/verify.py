@@ -108,6 +108,7 @@ def _check_files(subject: Subject) -> _Checks:
     stray = sorted(n for n in present - known if n.endswith((".safetensors", ".bin")))
     yield "weights", [f"stray {name}" for name in stray], f"{len(known)} shard(s), headers and index agree"
     if subject.expected is not None:
+        changed = subject.expected.rewritten
         wrong = [
             name
             for name, digest in subject.expected.files.items()
@@ -117,8 +118,12 @@ def _check_files(subject: Subject) -> _Checks:
         wrong += [name for name in extra if name not in subject.expected.files]
         yield (
             "tokenizer files",
-            [f"{name} is not the target's" for name in wrong],
-            f"{len(subject.expected.files)} equal to the target's byte for byte",
+            [
+                f"{name} is not what was written" if name in changed else f"{name} is not the target's"
+                for name in wrong
+            ],
+            f"{len(subject.expected.files) - len(changed)} equal to the target's byte for byte"
+            + "".join(f", {name} as it was rewritten" for name in changed),
         )
 
 

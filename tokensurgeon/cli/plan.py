@@ -75,6 +75,9 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "output": str(plan.output),
         "method": plan.method_names,
         "tied": inputs.layout.tied,
+        "untied_bytes": plan.added_bytes,
+        "parameters_before": plan.parameters_before,
+        "parameters_after": plan.parameters_after,
         "rows_before": inputs.layout.rows,
         "rows_after": plan.rows,
         "target_tokens": len(match.target),
@@ -93,7 +96,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
                 "tensor": tensor.name,
                 "role": str(tensor.role),
                 "dtype": tensor.ref.dtype,
-                "old": list(tensor.ref.shape),
+                "old": [] if tensor.name in inputs.added else list(tensor.ref.shape),
                 "new": list(plan.new_shape(tensor)),
             }
             for tensor in inputs.layout.tensors

@@ -13,6 +13,8 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -77,7 +79,7 @@ _Several = Annotated[
 
 
 class PerEnd(_Part):
-    """Methods of the two ends of a model that is not tied."""
+    """Methods of the two ends of a model that is not tied, or is untied."""
 
     embedding: Annotated[_One | _Several, Discriminator(_form)]
     lm_head: Annotated[_One | _Several, Discriminator(_form)]
@@ -244,6 +246,10 @@ class Recipe(_Part):
     tie_policy: Literal["refuse", "keep-head", "drop-head"] = Field(
         "refuse", description="for a base that is declared tied and stores another lm_head"
     )
+    untie: bool = Field(
+        False, description="give a tied base an lm_head of its own: the output grows by one table"
+    )
+    keep_digits: bool = Field(False, description="let the target's tokenizer cut numbers as the base's does")
     runtime: Runtime = Runtime()
     verify: VerifyRules = VerifyRules()
     report: ReportRules = ReportRules()
@@ -274,6 +280,13 @@ class Recipe(_Part):
         """Every method that may be used, each once: those of the embedding first, the fallback last."""
         chains = (*self.methods("embedding"), *self.methods("lm_head"), self.fallback)
         return tuple(dict.fromkeys(chains))
+
+    @field_validator("untie")
+    @classmethod
+    def _refuse_both_ways(cls, untie: bool, info: ValidationInfo) -> bool:
+        if untie and info.data.get("tie_policy") == "drop-head":
+            raise ValueError("untie keeps an lm_head, tie_policy: drop-head loses it; leave one of them out")
+        return untie
 
     @model_validator(mode="before")
     @classmethod

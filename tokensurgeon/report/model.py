@@ -234,7 +234,7 @@ class TensorQuality(_Part):
         role: ``embedding``, ``lm_head``, ``bias`` or ``per_layer_embedding``.
         tied: Whether the same rows serve as lm_head.
         dtype: Stored dtype.
-        old_shape: Shape in the base.
+        old_shape: Shape in the base; empty where it has no such tensor.
         new_shape: Shape in the output.
         copied: Rows copied bit for bit.
         made: Rows a method made.

@@ -76,8 +76,8 @@ def signed(number: float) -> str:
 
 
 def shape(sizes: list[int]) -> str:
-    """A tensor shape, such as ``49,152 × 576``."""
-    return " × ".join(map(count, sizes))
+    """A tensor shape, such as ``49,152 × 576``; ``none`` for no tensor."""
+    return " × ".join(map(count, sizes)) or "none"
 
 
 def input_of(report: Report, role: str) -> InputModel | None:

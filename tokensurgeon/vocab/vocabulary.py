@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -78,6 +78,29 @@ class Vocabulary:
     def bound(self) -> int:
         """One more than the highest id: the number of rows the tokenizer needs."""
         return next(reversed(self.tokens)) + 1
+
+    def with_pre_tokenizer(self, node: dict[str, Any]) -> Vocabulary:
+        """The same tokens with another pre-tokenizer.
+
+        Args:
+            node: As in ``tokenizer.json``.
+
+        Returns:
+            A vocabulary that is not on disk.
+        """
+        spec = {**self.spec, "pre_tokenizer": node}
+        tokenizer = Tokenizer.from_str(json.dumps(spec))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return replace(self, tokenizer=tokenizer, spec=spec)
+
+    def dump(self) -> str:
+        """The text of a ``tokenizer.json``."""
+        return json.dumps(self.spec, indent=2, ensure_ascii=False) + "\n"
+
+    def spell(self, text: str) -> bytes:
+        """The bytes that the tokens of a text stand for, put together."""
+        return b"".join(self.tokens[index].data for index in self.encode(text))
 
     def __len__(self) -> int:
         return len(self.tokens)
