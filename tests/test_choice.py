@@ -1,0 +1,128 @@
+"""``method: auto`` takes what costs the base least on hidden anchors, and says what else it tried."""
+
+import pytest
+from safetensors.torch import load_file
+
+from tokensurgeon.choice import choose_method, settle
+from tokensurgeon.errors import RecipeError
+from tokensurgeon.methods.params import AffknnParams, AffompParams, MeanParams, OmpParams
+from tokensurgeon.pipeline import find_resources, run
+from tokensurgeon.plan import make_plan
+from tokensurgeon.recipe.load import build_recipe
+from tokensurgeon.recipe.schema import Auto, PerEnd
+
+CANDIDATES = ["mean", {"name": "affomp", "k": 2}, "affknn"]
+
+
+@pytest.fixture(scope="module")
+def document(make_model, sentencepiece, byte_level):
+    bases = {kind: str(make_model(kind, sentencepiece)) for kind in ("llama", "llama-tied")}
+    donor = str(make_model("llama", byte_level, seed=1))
+
+    def document(kind="llama-tied", **changes):
+        return {
+            "base": bases[kind],
+            "donor": donor,
+            "output": "nowhere",
+            "anchors": {"minimum": 8},
+            "method": {"name": "auto", "candidates": CANDIDATES},
+            **changes,
+        }
+
+    return document
+
+
+@pytest.fixture(scope="module")
+def choose(document):
+    def choose(kind):
+        plan = make_plan(build_recipe(document(kind)))
+        return choose_method(plan, find_resources(plan))
+
+    return choose
+
+
+@pytest.mark.parametrize(("kind", "ends"), [("llama-tied", ["both"]), ("llama", ["embedding", "lm_head"])])
+def test_the_candidate_with_the_fewest_bits_is_chosen_for_each_end(choose, kind, ends):
+    choice = choose(kind)
+    assert sorted({tried.ends for tried in choice.tried}) == ends
+    for end in ends:
+        tried = [tried for tried in choice.tried if tried.ends == end]
+        assert [tried.method.name for tried in tried] == ["mean", "affomp", "affknn"]
+        best = min(tried, key=lambda tried: min(tried.bits.values()))
+        assert choice.chosen(end) is best
+        assert sum(tried.chosen for tried in tried) == 1
+        assert set(best.bits) == ({1.0} if end == "embedding" else {1.0, 1.1})
+
+
+def test_the_same_seed_chooses_the_same(choose):
+    assert choose("llama-tied") == choose("llama-tied")
+
+
+def test_rows_error_tells_methods_apart_and_true_rows_cost_nothing(choose):
+    choice = choose("llama-tied")
+    mean = next(tried for tried in choice.tried if tried.method == MeanParams())
+    assert mean.row_error == pytest.approx(1.0, abs=0.1)
+    assert len({tried.row_error for tried in choice.tried}) == 3
+    assert choice.base_bits > 0
+    assert choice.bytes > 0
+
+
+def test_a_settled_recipe_names_what_was_chosen(choose, document):
+    for kind in ("llama-tied", "llama"):
+        choice, recipe = choose(kind), build_recipe(document(kind))
+        settled = settle(recipe, choice)
+        chosen = {tried.ends: tried.method for tried in choice.tried if tried.chosen}
+        if kind == "llama" and chosen["embedding"] != chosen["lm_head"]:
+            assert settled.method == PerEnd(embedding=chosen["embedding"], lm_head=chosen["lm_head"])
+        else:
+            assert settled.method in chosen.values()
+        assert settled.new_rows.head_scale == "auto"
+
+
+def test_a_scale_that_the_recipe_gives_is_kept(choose, document):
+    recipe = build_recipe(document(new_rows={"head_scale": 1.05}))
+    assert settle(recipe, choose("llama-tied")).new_rows.head_scale == 1.05
+
+
+def test_auto_may_be_written_in_one_word(document):
+    recipe = build_recipe(document(method="auto"))
+    assert recipe.method == Auto()
+    assert {OmpParams(), AffompParams(), AffknnParams()} < set(recipe.all_methods)
+
+
+def test_without_calibration_the_first_candidate_is_taken_and_the_base_is_not_run(
+    document, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tokensurgeon.evaluation.loading.load_model", None)
+    rules = {"name": "auto", "calibrate": False}
+    auto = run(build_recipe(document(method=rules, output=str(tmp_path / "auto")))).report
+    named = run(build_recipe(document(method="affomp", output=str(tmp_path / "named")))).report
+    assert auto.choice is None
+    assert auto.recipe == named.recipe
+    assert _weights(tmp_path / "auto") == _weights(tmp_path / "named")
+
+
+def test_the_report_tells_what_was_tried_and_its_recipe_gives_the_same_rows(document, tmp_path):
+    report = run(build_recipe(document(output=str(tmp_path / "auto")))).report
+    assert report.choice is not None
+    assert [tried.method for tried in report.choice.tried] == ["mean", "affomp", "affknn"]
+    changes = report.choice.recipe
+    assert isinstance(changes["new_rows"]["head_scale"], float)
+    again = run(build_recipe(document(output=str(tmp_path / "again")) | changes)).report
+    assert again.choice is None
+    assert _weights(tmp_path / "auto") == _weights(tmp_path / "again")
+    page = (tmp_path / "auto" / "report.html").read_text(encoding="utf-8")
+    assert "How the method was chosen" in page
+    assert "How the method was chosen" not in (tmp_path / "again/report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "rules", [{"candidates": []}, {"share": 0}, {"share": 1}, {"candidates": ["nosuch"]}, {"budget": 3}]
+)
+def test_senseless_rules_are_refused(document, rules):
+    with pytest.raises(RecipeError):
+        build_recipe(document(method={"name": "auto", **rules}))
+
+
+def _weights(directory):
+    return {name: rows.tolist() for name, rows in load_file(directory / "model.safetensors").items()}
