@@ -9,7 +9,8 @@ itself would write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -22,9 +23,11 @@ from tokensurgeon.console import logger, progress
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.loading import load_tokenizer
+from tokensurgeon.evaluation.windows import encode, find_bos
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
-from tokensurgeon.rows import NewTensor, mean_row
+from tokensurgeon.rows import NewTensor, covariance, mean_row
+from tokensurgeon.solvers.softmax import fit_softmax_rows
 
 _BLOCK = 8192
 _STEP = 0.1
@@ -49,15 +52,20 @@ def adjust_rows(plan: Plan, tensors: Sequence[NewTensor], resources: FileResourc
     adjusted = list(tensors)
     if rules.norm == "match":
         adjusted = [_change(new, _match_norms(new)) for new in adjusted]
-    scale = rules.head_scale
-    heads = [new for new in adjusted if _writes(new) and _free_ids(new)]
-    if not heads or scale == 1.0:
+    if not any(_writes(new) and _free_ids(new) for new in adjusted):
         return _follow_twins(adjusted)
-    note = ""
+    if rules.head_scale == "auto" or rules.head_fit:
+        reader = _Reader(plan, resources)
+    scale = rules.head_scale
     if scale == "auto":
-        scale, note = _choose_scale(plan, _follow_twins(adjusted), resources)
-    scaled = scale_heads(plan, adjusted, scale)
-    return [replace(new, head_scale=scale, note=note or new.note) if _writes(new) else new for new in scaled]
+        scale, note = _choose_scale(plan, _follow_twins(adjusted), reader)
+        adjusted = [replace(new, note=note) if _writes(new) else new for new in adjusted]
+    if scale != 1.0:
+        adjusted = [replace(new, head_scale=scale) if _writes(new) else new for new in adjusted]
+        adjusted = scale_heads(plan, adjusted, scale)
+    if rules.head_fit:
+        adjusted = _fit_heads(plan, _follow_twins(adjusted), reader)
+    return _follow_twins(adjusted)
 
 
 def scale_heads(plan: Plan, tensors: Sequence[NewTensor], scale: float) -> list[NewTensor]:
@@ -124,32 +132,83 @@ def _scaled(plan: Plan, new: NewTensor, scale: float) -> Tensor | None:
     return mean + scale * (new.data[torch.tensor(ids)].float() - mean)
 
 
-def _choose_scale(plan: Plan, tensors: Sequence[NewTensor], resources: FileResources) -> tuple[float, str]:
+class _Reader:
+    """The base with new rows, reading text that the base wrote with its own.
+
+    Args:
+        plan: What the rows are for.
+        resources: Where the base's body is.
+
+    Raises:
+        InputError: The base cannot be run with other rows.
+    """
+
+    def __init__(self, plan: Plan, resources: FileResources) -> None:
+        if any(tensor.role is TensorRole.PER_LAYER for tensor in plan.inputs.layout.tensors):
+            raise InputError(
+                "new_rows.head_scale: auto, or head_fit, for a base with a per-layer table",
+                "a base that can be run with other rows",
+                "give head_scale as a number, and head_fit: 0",
+            )
+        self.model = resources.load_body()
+        # All of it is written before the body gets other rows.
+        self.texts = resources.written_by_base
+        self.lessons = resources.more_by_base if plan.recipe.new_rows.head_fit else {}
+        self.tokenizer = load_tokenizer(str(plan.inputs.target), plan.recipe.trust_remote_code)
+        if plan.rewritten:
+            self.tokenizer.backend_tokenizer.pre_tokenizer = plan.match.target.tokenizer.pre_tokenizer
+
+    def bits(self, tensors: Sequence[NewTensor]) -> float:
+        """Bits per byte of the text with new rows."""
+        _install(self.model, tensors)
+        scores = score_texts(self.model, self.tokenizer, self.texts).scores
+        return sum(score.bits for score in scores) / sum(score.bytes for score in scores)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether logits are products with the lm_head: no bias, no scale, no cap."""
+        with torch.inference_mode(), self._watched() as seen:
+            text = next(iter(self.texts.values()))
+            ids = encode(self.tokenizer, "text", text).ids[:16]
+            logits = self.model(input_ids=torch.tensor([ids], device=self.model.device)).logits[0].float()
+        products = seen[0] @ self.model.get_output_embeddings().weight.float().mT
+        return torch.allclose(logits, products, rtol=1e-3, atol=1e-3 * float(products.abs().max()))
+
+    @contextmanager
+    def _watched(self) -> Iterator[list[Tensor]]:
+        """What the lm_head sees, ``(n, d)`` float32 for each text, until the block ends."""
+        seen: list[Tensor] = []
+        head = self.model.get_output_embeddings()
+        watch = head.register_forward_pre_hook(lambda _, given: seen.append(given[0][0].float().clone()))
+        try:
+            yield seen
+        finally:
+            watch.remove()
+
+    @torch.inference_mode()
+    def examples(self, tensors: Sequence[NewTensor]) -> tuple[Tensor, Tensor]:
+        """What the lm_head sees ``(N, d)`` float32 over other text, and the token ``(N,)`` that follows."""
+        _install(self.model, tensors)
+        start = find_bos(self.tokenizer)
+        followers = []
+        with self._watched() as seen:
+            for name, text in self.lessons.items():
+                ids = [*([] if start is None else [start]), *encode(self.tokenizer, name, text).ids]
+                if len(ids) > 1:
+                    self.model(input_ids=torch.tensor([ids[:-1]], device=self.model.device), use_cache=False)
+                    followers += ids[1:]
+        return torch.cat(seen), torch.tensor(followers, device=seen[0].device)
+
+
+def _choose_scale(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tuple[float, str]:
     """The scale with the fewest bits per byte on text that the base wrote, and what to tell of it."""
-    if any(new.tensor.role is TensorRole.PER_LAYER for new in tensors):
-        raise InputError(
-            "new_rows.head_scale: auto, for a base with a per-layer table",
-            "a base that can be run with other rows",
-            "give a number",
-        )
-    model = resources.load_body()
-    texts = resources.written_by_base
-    target = load_tokenizer(str(plan.inputs.target), plan.recipe.trust_remote_code)
-    if plan.rewritten:
-        target.backend_tokenizer.pre_tokenizer = plan.match.target.tokenizer.pre_tokenizer
-
-    def bits(scale: float) -> float:
-        _install(model, scale_heads(plan, tensors, scale))
-        scores = score_texts(model, target, texts).scores
-        found = sum(score.bits for score in scores) / sum(score.bytes for score in scores)
-        logger.info("head_scale %.2f: %.4f bits per byte", scale, found)
-        return found
-
     with progress("choosing head_scale", 8) as advance:
 
         def measure(scale: float) -> float:
+            found = reader.bits(scale_heads(plan, tensors, scale))
+            logger.info("head_scale %.2f: %.4f bits per byte", scale, found)
             advance()
-            return bits(scale)
+            return found
 
         best, known = climb(measure)
     note = (
@@ -157,6 +216,42 @@ def _choose_scale(plan: Plan, tensors: Sequence[NewTensor], resources: FileResou
         f"{known[1.0]:.3f} bits per byte at 1, {known[best]:.3f} at {best:g}"
     )
     return best, note
+
+
+def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> list[NewTensor]:
+    """Made rows that write, fitted to some of what the base wrote; kept if the rest is read better."""
+    before = reader.bits(tensors)
+    if not reader.is_plain:
+        logger.warning("head_fit: the base does more to its logits than multiply; rows left as they were")
+        return list(tensors)
+    states, following = reader.examples(tensors)
+    fitted = [_change(new, _fitted(plan, new, states, following)) if _writes(new) else new for new in tensors]
+    fitted = _follow_twins(fitted)
+    after = reader.bits(fitted)
+    logger.info("head_fit: %.4f bits per byte, %.4f before", after, before)
+    helped = after < before
+    note = (
+        f"head_fit {'moved rows' if helped else 'left rows as they were'}: text sampled from the base that "
+    )
+    note += f"they were not fitted to takes {before:.3f} bits per byte before, {after:.3f} after"
+    return [
+        replace(new, note="; ".join(filter(None, (new.note, note)))) if _writes(new) else new
+        for new in (fitted if helped else tensors)
+    ]
+
+
+def _fitted(plan: Plan, new: NewTensor, states: Tensor, following: Tensor) -> Tensor | None:
+    """Made rows after the fit; the prior has the shape of the base's own rows."""
+    ids = _free_ids(new)
+    base = map_tensor(new.tensor.ref)
+    used = torch.tensor([i for i in plan.match.base.tokens if i < len(base)], dtype=torch.int64)
+    spread = covariance(base, used)
+    values, vectors = torch.linalg.eigh(spread)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.mT * plan.recipe.new_rows.head_fit
+    rows = new.data.to(states.device, torch.float32)
+    free = torch.tensor(ids, device=states.device)
+    found = fit_softmax_rows(states, following, rows, free, root.to(states), seed=plan.recipe.runtime.seed)
+    return found.cpu()
 
 
 def climb(measure: Callable[[float], float]) -> tuple[float, dict[float, float]]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _MOST_WORDS = 200_000
 _TEXTS_AT_A_TIME = 256
+_LESSONS = 80
 
 
 class FileResources:
@@ -209,8 +210,14 @@ class FileResources:
         """Texts that the base writes, by name; seeded, the same for every use in a run."""
         from tokensurgeon.evaluation.sampling import sample_texts
 
-        model, tokenizer = self._base_model
-        return sample_texts(model, tokenizer, seed=self._seed)
+        return sample_texts(*self._base_model, seed=self._seed)
+
+    @cached_property
+    def more_by_base(self) -> dict[str, str]:
+        """Other texts that the base writes, more of them: to learn from, where the first are to judge by."""
+        from tokensurgeon.evaluation.sampling import sample_texts
+
+        return sample_texts(*self._base_model, seed=self._seed + 1, samples=_LESSONS)
 
     def load_hypernetwork(self) -> dict[str, Tensor] | None:
         """Weights from the recipe's file; None where there is none."""

@@ -115,3 +115,21 @@ def mean_row(table: Tensor, ids: Tensor) -> Tensor:
     """
     total = torch.stack([table[some].double().sum(dim=0) for some in ids.split(8192)]).sum(dim=0)
     return total / len(ids)
+
+
+def covariance(table: Tensor, ids: Tensor) -> Tensor:
+    """The covariance of some rows.
+
+    Args:
+        table: ``(V, d)`` in any dtype.
+        ids: ``(n,)`` int64, at least one.
+
+    Returns:
+        ``(d, d)`` float64.
+    """
+    mean = mean_row(table, ids)
+    total = torch.zeros((len(mean), len(mean)), dtype=torch.float64)
+    for some in ids.split(8192):
+        rows = table[some].double() - mean
+        total += rows.mT @ rows
+    return total / len(ids)

@@ -207,6 +207,13 @@ class NewRowRules(_Part):
         description="factor on the distance of an lm_head row, or a tied one, to the mean row; auto: the one "
         "at which the output best reads text sampled from the base",
     )
+    head_fit: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="fit made lm_head rows, or tied ones, to text that the base writes: the standard "
+        "deviation of a row's error, in units of the base's rows; 0: not at all",
+    )
     norm: Literal["free", "match"] = Field(
         "free", description="match: every row as long as the median row that is kept"
     )
@@ -273,7 +280,7 @@ class Recipe(_Part):
     def runs_base(self) -> bool:
         """Whether something is chosen by running the base."""
         chooses = isinstance(self.method, Auto) and self.method.calibrate
-        return chooses or self.new_rows.head_scale == "auto"
+        return chooses or self.new_rows.head_scale == "auto" or self.new_rows.head_fit > 0
 
     @property
     def all_methods(self) -> tuple[AnyMethod, ...]:

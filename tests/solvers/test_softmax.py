@@ -1,0 +1,100 @@
+"""Free rows move towards what examples say, as far as the prior lets them; the others stay."""
+
+import pytest
+import torch
+
+from tokensurgeon.solvers.softmax import fit_softmax_rows
+
+
+@pytest.fixture
+def problem():
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(600, 6, generator=generator)
+    true = torch.randn(12, 6, generator=generator)
+    following = torch.multinomial((states @ true.T).softmax(dim=1), 1, generator=generator)[:, 0]
+    free = torch.tensor([10, 3, 7])
+    rows = true.clone()
+    rows[free] += torch.randn(3, 6, generator=generator)
+    return states, following, rows, free, true
+
+
+def loss(states, following, rows):
+    return float(torch.nn.functional.cross_entropy(states @ rows.T, following))
+
+
+def put(rows, free, fitted):
+    return rows.index_copy(0, free, fitted)
+
+
+def test_fitted_rows_predict_better_and_come_nearer_to_the_true_ones(problem):
+    states, following, rows, free, true = problem
+    fitted = fit_softmax_rows(states, following, rows, free, torch.eye(6), passes=300)
+    assert loss(states, following, put(rows, free, fitted)) < loss(states, following, rows) - 0.05
+    assert (fitted - true[free]).norm() < 0.6 * (rows[free] - true[free]).norm()
+
+
+def test_the_answer_is_the_posterior_mode(problem):
+    states, following, rows, free, _ = problem
+    root = 0.3 * torch.eye(6) + 0.05 * torch.ones(6, 6)
+    fitted = fit_softmax_rows(states, following, rows, free, root, passes=600)
+    moves = torch.zeros(3, 6, dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([moves], max_iter=500, line_search_fn="strong_wolfe")
+    start, wide = rows[free].double(), root.double()
+
+    def objective():
+        search.zero_grad()
+        table = rows.double().index_copy(0, free, start + moves @ wide)
+        value = torch.nn.functional.cross_entropy(states.double() @ table.T, following, reduction="sum")
+        value = value + moves.square().sum() / 2
+        value.backward()
+        return value
+
+    search.step(objective)
+    expected = (start + moves.detach() @ wide).float()
+    torch.testing.assert_close(fitted, expected, rtol=0.02, atol=0.03)
+
+
+def test_a_narrow_prior_holds_rows_where_they_were(problem):
+    states, following, rows, free, _ = problem
+    near, far = (
+        (fit_softmax_rows(states, following, rows, free, width * torch.eye(6)) - rows[free]).norm()
+        for width in (0.001, 0.5)
+    )
+    assert near < 0.01 < far
+
+
+def test_rows_move_only_in_the_span_of_the_root(problem):
+    states, following, rows, free, _ = problem
+    root = torch.zeros(6, 6)
+    root[0, 2] = 1.0
+    moved = fit_softmax_rows(states, following, rows, free, root) - rows[free]
+    assert moved[:, 2].abs().min() > 1e-3
+    assert not moved[:, [0, 1, 3, 4, 5]].any()
+
+
+def test_a_row_that_no_example_speaks_of_stays(problem):
+    states, following, rows, _, _ = problem
+    rows = torch.cat([rows, torch.full((1, 6), 0.0)])
+    states = torch.cat([states, torch.ones(600, 1)], dim=1)
+    rows = torch.cat([rows, torch.zeros(13, 1)], dim=1)
+    rows[12, 6] = -40.0
+    fitted = fit_softmax_rows(states, following, rows, torch.tensor([12, 3]), torch.eye(7))
+    assert fitted[0].equal(rows[12])
+    assert not fitted[1].equal(rows[3])
+
+
+def test_nothing_to_fit_is_no_error(problem):
+    states, following, rows, free, _ = problem
+    none = torch.zeros(0, dtype=torch.int64)
+    assert fit_softmax_rows(states, following, rows, none, torch.eye(6)).shape == (0, 6)
+    assert fit_softmax_rows(states[:0], none, rows, free, torch.eye(6)).equal(rows[free])
+
+
+def test_the_same_seed_gives_the_same_rows(problem):
+    states, following, rows, free, _ = problem
+    one, same, other = (
+        fit_softmax_rows(states.repeat(3, 1), following.repeat(3), rows, free, torch.eye(6), seed=seed)
+        for seed in (0, 0, 1)
+    )
+    assert one.equal(same)
+    assert not one.equal(other)
