@@ -1,5 +1,7 @@
 """Made rows are scaled as the recipe says, and where it says auto, as the base's own writing says."""
 
+import re
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import make_plan
 from tokensurgeon.recipe.load import build_recipe
+from tokensurgeon.resources import FileResources
 from tokensurgeon.surgery import operate
 
 
@@ -106,6 +109,44 @@ def test_auto_measures_what_the_output_will_read(rows, make_model, sentencepiece
     scores = score_texts(model, load_tokenizer(str(byte_level)), texts).scores
     bits = sum(score.bits for score in scores) / sum(score.bytes for score in scores)
     assert measured[1.0] == pytest.approx(bits, rel=1e-5)
+
+
+class TestHeadFit:
+    @pytest.mark.parametrize("kind", ["llama", "llama-tied", "gpt2"])
+    def test_made_rows_that_write_move_where_text_not_fitted_to_is_read_better(self, rows, kind):
+        plain, fitted = rows(1.0, kind), rows(1.0, kind, head_fit=1.0)
+        head = next(new for new in fitted if new.note)
+        before, after = map(
+            float, re.findall(r"takes ([0-9.]+) bits per byte before, ([0-9.]+)", head.note)[0]
+        )
+        assert ("moved rows" in head.note) == (after < before) or before == after
+        made = torch.tensor(list(head.made_by))
+        for new, old in zip(fitted, plain, strict=True):
+            moved = (new.data != old.data).any(dim=1)
+            assert moved.any() == (new is head and "moved rows" in head.note)
+            assert torch.isin(moved.nonzero()[:, 0], made).all()
+
+    def test_text_that_rows_were_fitted_to_is_read_better(self, rows, monkeypatch):
+        monkeypatch.setattr(FileResources, "more_by_base", FileResources.written_by_base)
+        head = next(new for new in rows(1.0, "llama-tied", head_fit=1.0) if new.note)
+        before, after = map(
+            float, re.findall(r"takes ([0-9.]+) bits per byte before, ([0-9.]+)", head.note)[0]
+        )
+        assert "moved rows" in head.note
+        assert after < before
+
+    def test_rows_are_left_where_they_were_if_other_text_is_read_worse(self, rows, monkeypatch):
+        monkeypatch.setattr(
+            adjust, "fit_softmax_rows", lambda states, following, rows, free, *_, **__: 9 * rows[free]
+        )
+        plain, fitted = rows(1.0, "llama-tied"), rows(1.0, "llama-tied", head_fit=1.0)
+        assert fitted[0].data.equal(plain[0].data)
+        assert "left rows as they were" in fitted[0].note
+
+    def test_a_base_that_scales_its_logits_is_left_alone(self, rows):
+        plain, fitted = rows(1.0, "granite"), rows(1.0, "granite", head_fit=1.0)
+        for new, old in zip(fitted, plain, strict=True):
+            assert new.data.equal(old.data)
 
 
 def test_copies_of_a_table_stay_copies(rows):

@@ -35,16 +35,18 @@ ARROWS = {
     "batches": {"parallel", "checkpoint", "methods"},
     "sourcing": {"plan", "checkpoint", "methods", "vocab"},
     "rows": {"checkpoint", "methods"},
-    "adjust": {"plan", "rows", "resources", "checkpoint", "evaluation"},
+    "adjust": {"plan", "rows", "resources", "checkpoint", "evaluation", "solvers"},
     "surgery": {"plan", "sourcing", "device", "checkpoint", "methods", "batches", "solvers"}
     | {"lexicon", "resources", "rows", "adjust"},
     "quality": {"plan", "sourcing", "rows", "checkpoint", "solvers", "report"},
-    "evidence": {"plan", "rows", "quality", "checkpoint", "vocab", "evaluation", "report"},
+    "evidence": {"plan", "rows", "quality", "choice", "checkpoint", "vocab", "evaluation", "report"},
     "hidden_anchors": {"plan", "surgery", "rows", "batches", "resources", "lexicon", "sourcing", "checkpoint"}
     | {"methods", "solvers", "vocab"},
+    "choice": {"hidden_anchors", "adjust", "rows", "plan", "batches", "parallel", "recipe", "resources"}
+    | {"checkpoint", "methods", "evaluation"},
     "calibration": {"hidden_anchors", "pipeline", "plan", "rows", "batches", "parallel", "recipe"}
     | {"checkpoint", "methods", "evaluation"},
-    "pipeline": {"plan", "surgery", "batches", "parallel", "evidence", "device", "recipe", "vocab"}
+    "pipeline": {"plan", "choice", "surgery", "batches", "parallel", "evidence", "device", "recipe", "vocab"}
     | {"resources", "rows", "checkpoint", "methods", "report"},
     "cli": {
         "calibration",
