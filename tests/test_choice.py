@@ -3,7 +3,7 @@
 import pytest
 from safetensors.torch import load_file
 
-from tokensurgeon.choice import choose_method, settle
+from tokensurgeon.choice import HEAD_FIT, choose_method, settle
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.methods.params import AffknnParams, AffompParams, MeanParams, OmpParams
 from tokensurgeon.pipeline import find_resources, run
@@ -77,11 +77,15 @@ def test_a_settled_recipe_names_what_was_chosen(choose, document):
         else:
             assert settled.method in chosen.values()
         assert settled.new_rows.head_scale == "auto"
+        assert settled.new_rows.head_fit == HEAD_FIT
 
 
-def test_a_scale_that_the_recipe_gives_is_kept(choose, document):
-    recipe = build_recipe(document(new_rows={"head_scale": 1.05}))
-    assert settle(recipe, choose("llama-tied")).new_rows.head_scale == 1.05
+def test_what_the_recipe_says_of_new_rows_is_kept(choose, document):
+    choice = choose("llama-tied")
+    recipe = build_recipe(document(new_rows={"head_scale": 1.05, "norm": "match"}))
+    rules = settle(recipe, choice).new_rows
+    assert (rules.head_scale, rules.head_fit, rules.norm) == (1.05, HEAD_FIT, "match")
+    assert settle(build_recipe(document(new_rows={"head_fit": 0})), choice).new_rows.head_fit == 0
 
 
 def test_auto_may_be_written_in_one_word(document):
