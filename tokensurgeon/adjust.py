@@ -9,8 +9,7 @@ itself would write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,10 +22,10 @@ from tokensurgeon.console import logger, progress
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.loading import load_tokenizer
-from tokensurgeon.evaluation.windows import encode, find_bos
+from tokensurgeon.evaluation.states import has_plain_logits, read_states
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
-from tokensurgeon.rows import NewTensor, covariance, mean_row
+from tokensurgeon.rows import NewTensor, mean_row, spread_root
 from tokensurgeon.solvers.softmax import fit_softmax_rows
 
 _BLOCK = 8192
@@ -164,40 +163,12 @@ class _Reader:
         scores = score_texts(self.model, self.tokenizer, self.texts).scores
         return sum(score.bits for score in scores) / sum(score.bytes for score in scores)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether logits are products with the lm_head: no bias, no scale, no cap."""
-        with torch.inference_mode(), self._watched() as seen:
-            text = next(iter(self.texts.values()))
-            ids = encode(self.tokenizer, "text", text).ids[:16]
-            logits = self.model(input_ids=torch.tensor([ids], device=self.model.device)).logits[0].float()
-        products = seen[0] @ self.model.get_output_embeddings().weight.float().mT
-        return torch.allclose(logits, products, rtol=1e-3, atol=1e-3 * float(products.abs().max()))
-
-    @contextmanager
-    def _watched(self) -> Iterator[list[Tensor]]:
-        """What the lm_head sees, ``(n, d)`` float32 for each text, until the block ends."""
-        seen: list[Tensor] = []
-        head = self.model.get_output_embeddings()
-        watch = head.register_forward_pre_hook(lambda _, given: seen.append(given[0][0].float().clone()))
-        try:
-            yield seen
-        finally:
-            watch.remove()
-
-    @torch.inference_mode()
-    def examples(self, tensors: Sequence[NewTensor]) -> tuple[Tensor, Tensor]:
-        """What the lm_head sees ``(N, d)`` float32 over other text, and the token ``(N,)`` that follows."""
+    def examples(self, tensors: Sequence[NewTensor]) -> tuple[Tensor, Tensor] | None:
+        """What the lm_head sees over other text, and what follows; None where logits are no products."""
         _install(self.model, tensors)
-        start = find_bos(self.tokenizer)
-        followers = []
-        with self._watched() as seen:
-            for name, text in self.lessons.items():
-                ids = [*([] if start is None else [start]), *encode(self.tokenizer, name, text).ids]
-                if len(ids) > 1:
-                    self.model(input_ids=torch.tensor([ids[:-1]], device=self.model.device), use_cache=False)
-                    followers += ids[1:]
-        return torch.cat(seen), torch.tensor(followers, device=seen[0].device)
+        if not has_plain_logits(self.model):
+            return None
+        return read_states(self.model, self.tokenizer, self.lessons)
 
 
 def _choose_scale(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tuple[float, str]:
@@ -221,11 +192,11 @@ def _choose_scale(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> 
 def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> list[NewTensor]:
     """Made rows that write, fitted to some of what the base wrote; kept if the rest is read better."""
     before = reader.bits(tensors)
-    if not reader.is_plain:
+    examples = reader.examples(tensors)
+    if examples is None:
         logger.warning("head_fit: the base does more to its logits than multiply; rows left as they were")
         return list(tensors)
-    states, following = reader.examples(tensors)
-    fitted = [_change(new, _fitted(plan, new, states, following)) if _writes(new) else new for new in tensors]
+    fitted = [_change(new, _fitted(plan, new, *examples)) if _writes(new) else new for new in tensors]
     fitted = _follow_twins(fitted)
     after = reader.bits(fitted)
     logger.info("head_fit: %.4f bits per byte, %.4f before", after, before)
@@ -245,9 +216,7 @@ def _fitted(plan: Plan, new: NewTensor, states: Tensor, following: Tensor) -> Te
     ids = _free_ids(new)
     base = map_tensor(new.tensor.ref)
     used = torch.tensor([i for i in plan.match.base.tokens if i < len(base)], dtype=torch.int64)
-    spread = covariance(base, used)
-    values, vectors = torch.linalg.eigh(spread)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.mT * plan.recipe.new_rows.head_fit
+    root = spread_root(base, used) * plan.recipe.new_rows.head_fit
     rows = new.data.to(states.device, torch.float32)
     free = torch.tensor(ids, device=states.device)
     found = fit_softmax_rows(states, following, rows, free, root.to(states), seed=plan.recipe.runtime.seed)

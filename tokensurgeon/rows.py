@@ -117,8 +117,8 @@ def mean_row(table: Tensor, ids: Tensor) -> Tensor:
     return total / len(ids)
 
 
-def covariance(table: Tensor, ids: Tensor) -> Tensor:
-    """The covariance of some rows.
+def spread_root(table: Tensor, ids: Tensor) -> Tensor:
+    """The symmetric root of the covariance of some rows.
 
     Args:
         table: ``(V, d)`` in any dtype.
@@ -132,4 +132,6 @@ def covariance(table: Tensor, ids: Tensor) -> Tensor:
     for some in ids.split(8192):
         rows = table[some].double() - mean
         total += rows.mT @ rows
-    return total / len(ids)
+    values, vectors = torch.linalg.eigh(total / len(ids))
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
+    return root

@@ -1,0 +1,51 @@
+"""What an lm_head sees is what its logits are made of."""
+
+import pytest
+import torch
+
+from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.evaluation.states import has_plain_logits, read_states
+from tokensurgeon.evaluation.windows import find_bos
+
+TEXTS = {"a": "the cat sat on the mat", "b": "the dog ran"}
+
+
+@pytest.fixture(scope="module")
+def loaded(make_model, sentencepiece):
+    return load_model(str(make_model("llama", sentencepiece)), device="cpu")
+
+
+def test_states_give_the_logits_and_tokens_follow_in_order(loaded):
+    model, tokenizer = loaded
+    states, following = read_states(model, tokenizer, TEXTS)
+    start, place = find_bos(tokenizer), 0
+    for text in TEXTS.values():
+        ids = [start, *tokenizer(text, add_special_tokens=False).input_ids]
+        count = len(ids) - 1
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+        products = states[place : place + count] @ model.get_output_embeddings().weight.detach().float().T
+        torch.testing.assert_close(products, logits.float(), rtol=1e-4, atol=1e-4)
+        assert following[place : place + count].tolist() == ids[1:]
+        place += count
+    assert place == len(states) == len(following)
+
+
+@pytest.mark.parametrize(("kind", "plain"), [("llama", True), ("gemma3", True), ("granite", False)])
+def test_a_model_that_scales_its_logits_is_told_apart(make_model, sentencepiece, kind, plain):
+    model, _ = load_model(str(make_model(kind, sentencepiece)), device="cpu")
+    assert has_plain_logits(model) is plain
+
+
+def test_a_bias_is_told_apart(make_model, sentencepiece):
+    model, _ = load_model(str(make_model("phi", sentencepiece)), device="cpu")
+    assert has_plain_logits(model)
+    torch.nn.init.ones_(model.get_output_embeddings().bias)
+    model.get_output_embeddings().bias.data[::2] = 3
+    assert not has_plain_logits(model)
+
+
+def test_nothing_is_left_on_the_model(loaded):
+    model, tokenizer = loaded
+    read_states(model, tokenizer, TEXTS)
+    assert not model.get_output_embeddings()._forward_pre_hooks
