@@ -48,6 +48,16 @@ def test_hidden_tokens_are_neither_anchors_nor_in_the_base(plan, hidden):
     assert not any(set(hidden.twins) & {*pieces.ids} for pieces in hidden.plan.pieces)
 
 
+def test_what_is_chosen_on_the_transplant_is_not_chosen_on_hidden_tokens(plan, hidden):
+    rules = plan.recipe.new_rows.model_copy(update={"head_scale": "auto", "head_fit": 0.5})
+    recipe = plan.recipe.model_copy(update={"new_rows": rules})
+    plain = make(hidden, MeanParams())
+    asked = make(replace(hidden, plan=replace(hidden.plan, recipe=recipe)), MeanParams())
+    for new, other in zip(plain, asked, strict=True):
+        assert new.data[hidden.ids].equal(other.data[hidden.ids])
+        assert not other.note
+
+
 def test_other_anchors_stay_what_they_were(plan, hidden):
     assert {**hidden.plan.anchors, **dict(zip(hidden.ids, hidden.twins, strict=True))} == plan.anchors
 

@@ -201,10 +201,11 @@ def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> lis
     after = reader.bits(fitted)
     logger.info("head_fit: %.4f bits per byte, %.4f before", after, before)
     helped = after < before
+    what = "moved rows" if helped else "left rows as they were"
     note = (
-        f"head_fit {'moved rows' if helped else 'left rows as they were'}: text sampled from the base that "
+        f"head_fit {what}: text sampled from the base that they were not fitted to takes {before:.3f} bits "
+        f"per byte before, {after:.3f} after"
     )
-    note += f"they were not fitted to takes {before:.3f} bits per byte before, {after:.3f} after"
     return [
         replace(new, note="; ".join(filter(None, (new.note, note)))) if _writes(new) else new
         for new in (fitted if helped else tensors)

@@ -189,7 +189,12 @@ def make_hidden(
     Returns:
         One entry for each vocabulary tensor.
     """
-    recipe = hidden.plan.recipe.model_copy(update={"method": method})
+    recipe = hidden.plan.recipe
+    rules = recipe.new_rows
+    # What is chosen by running the base is chosen on the transplant: hidden tokens have no tokenizer.
+    scale = 1.0 if rules.head_scale == "auto" else rules.head_scale
+    rules = rules.model_copy(update={"head_scale": scale, "head_fit": 0.0})
+    recipe = recipe.model_copy(update={"method": method, "new_rows": rules})
     return operate(replace(hidden.plan, recipe=recipe), batches, resources)
 
 
