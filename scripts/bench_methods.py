@@ -36,7 +36,6 @@ SEED = 0
 
 # What is measured besides every method with its defaults, by label.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "mp_rope, k = 2": {"method": {"name": "mp_rope", "k": 2}},
     "mp_rope, k = 8": {"method": {"name": "mp_rope", "k": 8}},
     "omp, k = 8": {"method": {"name": "omp", "k": 8}},
     "omp, head_scale 1.1": {"method": "omp", "new_rows": {"head_scale": 1.1}},
