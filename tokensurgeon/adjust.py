@@ -160,8 +160,7 @@ class _Reader:
     def bits(self, tensors: Sequence[NewTensor]) -> float:
         """Bits per byte of the text with new rows."""
         _install(self.model, tensors)
-        scores = score_texts(self.model, self.tokenizer, self.texts).scores
-        return sum(score.bits for score in scores) / sum(score.bytes for score in scores)
+        return score_texts(self.model, self.tokenizer, self.texts).bits_per_byte
 
     def examples(self, tensors: Sequence[NewTensor]) -> tuple[Tensor, Tensor] | None:
         """What the lm_head sees over other text, and what follows; None where logits are no products."""

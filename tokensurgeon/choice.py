@@ -128,8 +128,7 @@ def choose_method(plan: Plan, resources: FileResources) -> Choice:
     model, tokenizer = resources.load_body(), resources.load_base_tokenizer()
 
     def read() -> float:
-        scores = score_texts(model, tokenizer, texts).scores
-        return sum(score.bits for score in scores) / sum(score.bytes for score in scores)
+        return score_texts(model, tokenizer, texts).bits_per_byte
 
     base_bits = read()
     tried: list[Tried] = []

@@ -101,6 +101,11 @@ class ModelScores:
     bos: str | None
     scores: list[TextScore]
 
+    @property
+    def bits_per_byte(self) -> float:
+        """Over all texts together; every byte counts the same."""
+        return sum(score.bits for score in self.scores) / sum(score.bytes for score in self.scores)
+
 
 def evaluate(
     model_dir: str,

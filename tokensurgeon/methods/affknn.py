@@ -13,7 +13,7 @@ import torch
 
 from tokensurgeon.methods.base import InitRows, MethodContext
 from tokensurgeon.methods.params import AffknnParams
-from tokensurgeon.solvers.linear import ridge
+from tokensurgeon.solvers.linear import fit_affine
 from tokensurgeon.solvers.nearest import build_index
 
 
@@ -26,12 +26,8 @@ class Affknn:
     def __call__(self, context: MethodContext) -> InitRows:
         """Fit to the anchors, then apply to the wanted tokens."""
         donor, base = context.donor_anchors(), context.base_anchors()
-        donor_mean, base_mean = donor.mean(dim=0), base.mean(dim=0)
-        donor -= donor_mean
-        base -= base_mean
-        into_base = ridge(donor, base, self.params.ridge)
-        for part, missed in zip(donor.split(8192), base.split(8192), strict=True):
-            missed -= part @ into_base
+        # From here on centred donor rows, and what the map misses of the base's.
+        donor_mean, base_mean, into_base = fit_affine(donor, base, self.params.ridge)
         index = build_index(donor, device=context.device)
 
         def solve(span: slice) -> InitRows:

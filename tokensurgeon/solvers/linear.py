@@ -87,3 +87,23 @@ def products(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _blocks(features: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     for part, goal in zip(features.split(_BLOCK), targets.split(_BLOCK), strict=True):
         yield part.to(torch.float64), goal.to(torch.float64)
+
+
+def fit_affine(rows: Tensor, targets: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit a ridge map between centred rows. Works in place, since both tables may be large.
+
+    Args:
+        rows: ``(n, d)`` float32; becomes centred.
+        targets: ``(n, m)`` float32; becomes what the map misses.
+        strength: Of ``ridge``.
+
+    Returns:
+        Mean ``(d,)`` of the rows, mean ``(m,)`` of the targets, and the map ``(d, m)``.
+    """
+    row_mean, target_mean = rows.mean(dim=0), targets.mean(dim=0)
+    rows -= row_mean
+    targets -= target_mean
+    into = ridge(rows, targets, strength)
+    for part, missed in zip(rows.split(8192), targets.split(8192), strict=True):
+        missed -= part @ into
+    return row_mean, target_mean, into
