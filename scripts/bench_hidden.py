@@ -25,13 +25,14 @@ import torch
 from pydantic import TypeAdapter
 
 from tokensurgeon import console
-from tokensurgeon.adjust import scale_heads
+from tokensurgeon.adjust import PASSES, group_by_script, scale_heads
 from tokensurgeon.batches import Batches
 from tokensurgeon.choice import HEAD_FIT, choose_method
 from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.states import read_states
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.hidden_anchors import Hidden, hide_anchors, make_hidden, put_back, row_errors
+from tokensurgeon.lessons import lesson_texts
 from tokensurgeon.methods.params import AffknnParams, AffompParams, AnyMethod, OmpParams, PiecesParams
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources
@@ -105,12 +106,22 @@ class Bench:
         """What auto does last: rows are fitted to more of what the base writes."""
         model, tokenizer = self.resources.load_body(), self.resources.load_base_tokenizer()
         with put_back(model, hidden, made, "embedding"):
-            states, following = read_states(model, tokenizer, self.resources.more_by_base)
+            lessons = lesson_texts(self.plan, self.resources, hidden.ids)
+            states, following = read_states(model, tokenizer, lessons)
         table = model.get_output_embeddings().weight.detach().clone()
         table[hidden.twins] = made[0].data[torch.tensor(hidden.ids)].to(table)
         left = torch.tensor([i for i in hidden.plan.match.base.tokens if i < len(table)])
-        root = (HEAD_FIT * spread_root(table, left)).float()
-        rows = fit_softmax_rows(states, following, table, torch.tensor(hidden.twins), root)
+        root = (HEAD_FIT * spread_root(table.cpu(), left)).float()
+        tokens = self.plan.match.target.tokens
+        rows = fit_softmax_rows(
+            states,
+            following,
+            table,
+            torch.tensor(hidden.twins, device=table.device),
+            root.to(table),
+            groups=group_by_script([tokens[index] for index in hidden.ids]).to(table.device),
+            passes=PASSES,
+        )
         data = made[0].data.clone()
         data[torch.tensor(hidden.ids)] = rows.to(data)
         return [replace(made[0], data=data)]

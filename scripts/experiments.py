@@ -37,6 +37,7 @@ from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.loading import load_tokenizer
 from tokensurgeon.evaluation.states import read_states
 from tokensurgeon.evaluation.texts import read_texts
+from tokensurgeon.lessons import judging_texts
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import Plan, make_plan
@@ -86,7 +87,9 @@ def logits(plan: Plan, texts: dict[str, str]) -> None:
     """Refine affknn's predictions of anchors by the base's predictions, and judge by held-out anchors."""
     del texts
     resources = find_resources(plan)
-    states, _ = read_states(resources.load_body(), resources.load_base_tokenizer(), resources.written_by_base)
+    states, _ = read_states(
+        resources.load_body(), resources.load_base_tokenizer(), judging_texts(plan, resources)
+    )
     donor_rows = donor_counterpart(plan, plan.inputs.layout.embedding)
     assert donor_rows is not None
     donor = donor_rows[torch.tensor(list(plan.anchors))].float()

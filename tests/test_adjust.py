@@ -1,6 +1,7 @@
 """Made rows are scaled as the recipe says, and where it says auto, as the base's own writing says."""
 
 import re
+from collections import Counter
 
 import pytest
 import torch
@@ -10,12 +11,13 @@ from tokensurgeon.adjust import climb
 from tokensurgeon.batches import Batches
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import load_model
-from tokensurgeon.evaluation.sampling import sample_texts
+from tokensurgeon.evaluation.sampling import Allowed, sample_texts
+from tokensurgeon.evaluation.windows import find_bos
+from tokensurgeon.lessons import judging_texts
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import make_plan
 from tokensurgeon.recipe.load import build_recipe
-from tokensurgeon.resources import FileResources
 from tokensurgeon.surgery import operate
 
 
@@ -99,8 +101,11 @@ def test_auto_measures_what_the_output_will_read(rows, make_model, sentencepiece
     monkeypatch.setattr(adjust, "climb", walk)
     embedding, head = rows("auto")
     base = str(make_model("llama", sentencepiece))
-    model, tokenizer = load_model(base, device="cpu")
-    texts = sample_texts(model, tokenizer, seed=0)
+    model, _ = load_model(base, device="cpu")
+    plan = make_plan(
+        build_recipe({"base": base, "target": str(byte_level), "output": "nowhere", "method": "mean"})
+    )
+    texts = judging_texts(plan, find_resources(plan))
     model.get_input_embeddings().weight = torch.nn.Parameter(embedding.data.float())
     model.get_output_embeddings().weight = torch.nn.Parameter(head.data.float())
     from tokensurgeon.evaluation.bits_per_byte import score_texts
@@ -127,7 +132,7 @@ class TestHeadFit:
             assert torch.isin(moved.nonzero()[:, 0], made).all()
 
     def test_text_that_rows_were_fitted_to_is_read_better(self, rows, monkeypatch):
-        monkeypatch.setattr(FileResources, "more_by_base", FileResources.written_by_base)
+        monkeypatch.setattr(adjust, "lesson_texts", judging_texts)
         head = next(new for new in rows(1.0, "llama-tied", head_fit=1.0) if new.note)
         before, after = map(
             float, re.findall(r"takes ([0-9.]+) bits per byte before, ([0-9.]+)", head.note)[0]
@@ -180,3 +185,24 @@ class TestSampling:
         assert list(found) == [f"sample {number}" for number in range(1, 5)]
         assert len(set(found.values())) == 4
         assert all(text for text in found.values())
+
+    def test_only_what_is_allowed_is_written(self, loaded):
+        first, later = (loaded[1].convert_tokens_to_ids(some) for some in (["▁the"], ["▁dog", "s"]))
+        found = sample_texts(*loaded, seed=0, samples=5, new_tokens=9, allowed=Allowed(first, later))
+        for text in found.values():
+            assert re.fullmatch(r" ?the( dog|s)*", text)
+
+    def test_tokens_are_drawn_as_often_as_the_model_says(self, loaded):
+        model, tokenizer = loaded
+        start = find_bos(tokenizer)
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([[start]])).logits[0, -1]
+        likely = logits.topk(3).indices.tolist()
+        allowed = Allowed(likely, likely)
+        found = sample_texts(model, tokenizer, seed=1, samples=3000, new_tokens=1, allowed=allowed)
+        counts = Counter(found.values())
+        share = logits[likely].softmax(dim=0)
+        texts = tokenizer.batch_decode([[index] for index in likely])
+        for text, expected in zip(texts, share.tolist(), strict=True):
+            if len(text) > 1 and texts.count(text) == 1:
+                assert counts[text] / 3000 == pytest.approx(expected, abs=0.04)

@@ -20,7 +20,8 @@ ARROWS = {
     "notices": set(),
     "recipe": {"methods"},
     "lexicon": {"vocab", "methods"},
-    "resources": {"recipe", "evaluation", "methods"},
+    "resources": {"recipe", "evaluation", "methods", "solvers"},
+    "lessons": {"plan", "resources", "vocab"},
     "vocab": set(),
     "checkpoint": {"vocab"},
     "solvers": set(),
@@ -35,7 +36,7 @@ ARROWS = {
     "batches": {"parallel", "checkpoint", "methods"},
     "sourcing": {"plan", "checkpoint", "methods", "vocab"},
     "rows": {"checkpoint", "methods"},
-    "adjust": {"plan", "rows", "resources", "checkpoint", "evaluation", "solvers"},
+    "adjust": {"plan", "rows", "resources", "lessons", "checkpoint", "evaluation", "solvers", "vocab"},
     "surgery": {"plan", "sourcing", "device", "checkpoint", "methods", "batches", "solvers"}
     | {"lexicon", "resources", "rows", "adjust"},
     "quality": {"plan", "sourcing", "rows", "checkpoint", "solvers", "report"},
@@ -43,7 +44,7 @@ ARROWS = {
     "hidden_anchors": {"plan", "surgery", "rows", "batches", "resources", "lexicon", "sourcing", "checkpoint"}
     | {"methods", "solvers", "vocab"},
     "choice": {"hidden_anchors", "adjust", "rows", "plan", "batches", "parallel", "recipe", "resources"}
-    | {"checkpoint", "methods", "evaluation"},
+    | {"lessons", "checkpoint", "methods", "evaluation"},
     "calibration": {"hidden_anchors", "pipeline", "plan", "rows", "batches", "parallel", "recipe"}
     | {"checkpoint", "methods", "evaluation"},
     "pipeline": {"plan", "choice", "surgery", "batches", "parallel", "evidence", "device", "recipe", "vocab"}

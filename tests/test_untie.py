@@ -18,7 +18,7 @@ from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.errors import InputError, RecipeError
 from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.loading import load_model, load_tokenizer
-from tokensurgeon.evaluation.sampling import sample_texts
+from tokensurgeon.lessons import judging_texts
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources, run
 from tokensurgeon.plan import make_plan
@@ -151,8 +151,8 @@ def test_a_scale_is_chosen_with_both_ends_as_they_will_be(make_model, sentencepi
     base = str(make_model("llama-tied", sentencepiece))
     plan = make_plan(recipe(base, byte_level, "out", method=ENDS, new_rows={"head_scale": "auto"}))
     embedding, head = operate(plan, Batches(Processes()), find_resources(plan))
-    model, tokenizer = load_model(base, device="cpu")
-    texts = sample_texts(model, tokenizer, seed=0)
+    model, _ = load_model(base, device="cpu")
+    texts = judging_texts(plan, find_resources(plan))
     model.get_input_embeddings().weight = torch.nn.Parameter(embedding.data.float())
     model.get_output_embeddings().weight = torch.nn.Parameter(head.data.float())
     scores = score_texts(model, load_tokenizer(str(byte_level)), texts).scores

@@ -23,12 +23,19 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.loading import load_tokenizer
 from tokensurgeon.evaluation.states import has_plain_logits, read_states
+from tokensurgeon.lessons import judging_texts, lesson_texts
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor, mean_row, spread_root
 from tokensurgeon.solvers.softmax import fit_softmax_rows
+from tokensurgeon.vocab.scripts import count_scripts, script_of
+from tokensurgeon.vocab.vocabulary import Token
+
+# Times that rows are led past the text they are fitted to; twice as many gain nothing.
+PASSES = 6
 
 _BLOCK = 8192
+_LEAST_GROUP = 20
 _STEP = 0.1
 _LEAST, _MOST = 0.5, 1.5
 
@@ -151,8 +158,8 @@ class _Reader:
             )
         self.model = resources.load_body()
         # All of it is written before the body gets other rows.
-        self.texts = resources.written_by_base
-        self.lessons = resources.more_by_base if plan.recipe.new_rows.head_fit else {}
+        self.texts = judging_texts(plan, resources)
+        self.lessons = lesson_texts(plan, resources) if plan.recipe.new_rows.head_fit else {}
         self.tokenizer = load_tokenizer(str(plan.inputs.target), plan.recipe.trust_remote_code)
         if plan.rewritten:
             self.tokenizer.backend_tokenizer.pre_tokenizer = plan.match.target.tokenizer.pre_tokenizer
@@ -218,9 +225,31 @@ def _fitted(plan: Plan, new: NewTensor, states: Tensor, following: Tensor) -> Te
     used = torch.tensor([i for i in plan.match.base.tokens if i < len(base)], dtype=torch.int64)
     root = spread_root(base, used) * plan.recipe.new_rows.head_fit
     rows = new.data.to(states.device, torch.float32)
-    free = torch.tensor(ids, device=states.device)
-    found = fit_softmax_rows(states, following, rows, free, root.to(states), seed=plan.recipe.runtime.seed)
+    found = fit_softmax_rows(
+        states,
+        following,
+        rows,
+        torch.tensor(ids, device=states.device),
+        root.to(states),
+        groups=group_by_script([plan.match.target.tokens[index] for index in ids]).to(states.device),
+        passes=PASSES,
+        seed=plan.recipe.runtime.seed,
+    )
     return found.cpu()
+
+
+def group_by_script(tokens: Sequence[Token]) -> Tensor:
+    """Number the writing systems of tokens; those of too few tokens to learn anything from are one.
+
+    Args:
+        tokens: Any tokens.
+
+    Returns:
+        ``(n,)`` int64 from zero.
+    """
+    large = [script for script, count in count_scripts(tokens).items() if count >= _LEAST_GROUP]
+    numbers = {script: number for number, script in enumerate(large)}
+    return torch.tensor([numbers.get(script_of(token), len(large)) for token in tokens], dtype=torch.int64)
 
 
 def climb(measure: Callable[[float], float]) -> tuple[float, dict[float, float]]:

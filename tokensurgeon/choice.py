@@ -18,6 +18,7 @@ from tokensurgeon.checkpoint.layout import TensorRole
 from tokensurgeon.console import logger, progress
 from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.hidden_anchors import Ends, Hidden, hide_anchors, make_hidden, put_back, row_errors
+from tokensurgeon.lessons import judging_texts
 from tokensurgeon.methods.params import AnyMethod
 from tokensurgeon.parallel import Processes
 from tokensurgeon.plan import Plan
@@ -124,7 +125,7 @@ def choose_method(plan: Plan, resources: FileResources) -> Choice:
     assert isinstance(rules, Auto)
     seed = plan.recipe.runtime.seed
     hidden = hide_anchors(plan, rules.share, seed)
-    texts = resources.written_by_base
+    texts = judging_texts(plan, resources, hidden.ids)
     model, tokenizer = resources.load_body(), resources.load_base_tokenizer()
 
     def read() -> float:

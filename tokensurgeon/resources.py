@@ -18,13 +18,13 @@ from tokensurgeon.errors import InputError, ResourceError
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.methods.base import WordVectors
 from tokensurgeon.recipe.schema import ResourceRules
+from tokensurgeon.solvers.dictionary import fast_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _MOST_WORDS = 200_000
 _TEXTS_AT_A_TIME = 256
-_LESSONS = 80
 
 
 class FileResources:
@@ -51,6 +51,7 @@ class FileResources:
         self._device = device
         self._trust_remote_code = trust_remote_code
         self._seed = seed
+        self._written: dict[tuple[int, int, str], dict[str, str]] = {}
 
     def check(self) -> None:
         """Read what is quick to read, so that a run does not fail after an hour.
@@ -199,25 +200,58 @@ class FileResources:
 
     @cached_property
     def _base_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        return self._load_model("float32")
+
+    def _load_model(self, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         from tokensurgeon.evaluation.loading import load_model
 
         return load_model(
-            str(self._base), device=str(self._device), trust_remote_code=self._trust_remote_code
+            str(self._base), device=str(self._device), dtype=dtype, trust_remote_code=self._trust_remote_code
         )
 
-    @cached_property
-    def written_by_base(self) -> dict[str, str]:
-        """Texts that the base writes, by name; seeded, the same for every use in a run."""
-        from tokensurgeon.evaluation.sampling import sample_texts
+    def write_texts(
+        self,
+        turn: int,
+        samples: int,
+        script: str = "",
+        words: Sequence[int] = (),
+        between: Sequence[int] = (),
+    ) -> dict[str, str]:
+        """Texts that the base writes, by name; seeded, the same for every use in a run.
 
-        return sample_texts(*self._base_model, seed=self._seed)
+        Args:
+            turn: Other texts for another number.
+            samples: How many.
+            script: A name for what they are limited to; empty for texts as the base pleases.
+            words: Base ids that may open a text and go on with it, if it is limited.
+            between: Base ids that may only go on with it.
 
-    @cached_property
-    def more_by_base(self) -> dict[str, str]:
-        """Other texts that the base writes, more of them: to learn from, where the first are to judge by."""
-        from tokensurgeon.evaluation.sampling import sample_texts
+        Returns:
+            At most so many texts.
 
-        return sample_texts(*self._base_model, seed=self._seed + 1, samples=_LESSONS)
+        Raises:
+            InputError: The base writes no text.
+        """
+        from tokensurgeon.evaluation.sampling import Allowed, sample_texts
+
+        key = (turn, samples, script)
+        if key not in self._written:
+            rows = len(self.load_body().get_input_embeddings().weight)
+            known = [index for index in words if index < rows]
+            allowed = Allowed(known, [*known, *(i for i in between if i < rows)]) if script else None
+            self._written[key] = sample_texts(
+                self._load_writer(),
+                self.load_base_tokenizer(),
+                seed=self._seed + turn,
+                samples=samples,
+                allowed=allowed,
+            )
+        return self._written[key]
+
+    def _load_writer(self) -> PreTrainedModel:
+        """The body in the dtype that is fastest; what it writes need not be exact."""
+        body, dtype = self.load_body(), fast_dtype(self._device)
+        return body if dtype is body.dtype else self._load_model(str(dtype).removeprefix("torch."))[0]
 
     def load_hypernetwork(self) -> dict[str, Tensor] | None:
         """Weights from the recipe's file; None where there is none."""

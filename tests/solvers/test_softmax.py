@@ -98,3 +98,63 @@ def test_the_same_seed_gives_the_same_rows(problem):
     )
     assert one.equal(same)
     assert not one.equal(other)
+
+
+class TestGroups:
+    @pytest.fixture
+    def shared(self):
+        """Twenty of forty rows are off by the same move and the same factor; few examples of each."""
+        generator = torch.Generator().manual_seed(1)
+        states = torch.randn(400, 6, generator=generator)
+        true = torch.randn(40, 6, generator=generator)
+        following = torch.multinomial((states @ true.T).softmax(dim=1), 1, generator=generator)[:, 0]
+        rows = true.clone()
+        rows[:20] = 1.3 * true[:20] + torch.tensor([1.0, -1.0, 0.5, 0.0, 0.0, 0.5])
+        return states, following, rows, torch.arange(20), true
+
+    def test_rows_that_are_off_alike_are_found_with_fewer_examples(self, shared):
+        states, following, rows, free, true = shared
+        groups = torch.zeros(20, dtype=torch.int64)
+        alone = fit_softmax_rows(states, following, rows, free, 0.3 * torch.eye(6), passes=300)
+        together = fit_softmax_rows(
+            states, following, rows, free, 0.3 * torch.eye(6), groups=groups, passes=300
+        )
+        assert (together - true[:20]).norm() < 0.7 * (alone - true[:20]).norm()
+
+    def test_the_answer_is_the_posterior_mode(self, shared):
+        states, following, rows, free, _ = shared
+        root, groups = 0.3 * torch.eye(6), torch.arange(20) % 2
+        fitted = fit_softmax_rows(states, following, rows, free, root, groups=groups, passes=1500)
+        own, shared_moves, factors = (
+            torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in ((20, 6), (2, 6), (2,))
+        )
+        search = torch.optim.LBFGS([own, shared_moves, factors], max_iter=900, line_search_fn="strong_wolfe")
+        start, centred = rows[:20].double(), (rows[:20] - rows.mean(dim=0)).double()
+
+        def moved():
+            turned = (own + shared_moves[groups]) @ root.double()
+            return start + turned + factors[groups, None] * centred
+
+        def objective():
+            search.zero_grad()
+            table = rows.double().index_copy(0, free, moved())
+            value = torch.nn.functional.cross_entropy(states.double() @ table.T, following, reduction="sum")
+            for part, width in ((own, 1), (shared_moves, 1), (factors, 0.3)):
+                value = value + part.square().sum() / width**2 / 2
+            value.backward()
+            return value
+
+        search.step(objective)
+        torch.testing.assert_close(fitted, moved().detach().float(), rtol=0.03, atol=0.04)
+
+    def test_a_row_that_no_example_speaks_of_moves_with_its_group_only(self, shared):
+        states, following, rows, free, _ = shared
+        states = torch.cat([states, torch.ones(400, 1)], dim=1)
+        rows = torch.cat([rows, torch.zeros(40, 1)], dim=1)
+        # Two more, never likely: one beside the others, one in a group of its own.
+        silent = torch.cat([rows[:2, :6], torch.full((2, 1), -40.0)], dim=1)
+        rows, free = torch.cat([rows, silent]), torch.cat([free, torch.tensor([40, 41])])
+        groups = torch.tensor([0] * 21 + [1])
+        fitted = fit_softmax_rows(states, following, rows, free, 0.3 * torch.eye(7), groups=groups)
+        assert not fitted[20].equal(rows[40])
+        assert fitted[21].equal(rows[41])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from tokensurgeon.evaluation.windows import encode, find_bos
 
@@ -34,7 +35,7 @@ def read_states(
     start = find_bos(tokenizer)
     opening = [] if start is None else [start]
     followers: list[int] = []
-    with _watched(model) as seen:
+    with _watched(model, all_logits=False) as seen:
         for name, text in texts.items():
             ids = [*opening, *encode(tokenizer, name, text).ids]
             if len(ids) > 1:
@@ -55,19 +56,26 @@ def has_plain_logits(model: PreTrainedModel) -> bool:
     """
     rows = model.get_output_embeddings().weight
     ids = torch.arange(min(_PROBE, len(rows)), device=model.device)[None]
-    with _watched(model) as seen:
+    with _watched(model, all_logits=True) as seen:
         logits = model(input_ids=ids, use_cache=False).logits[0].float()
     products = seen[0] @ rows.float().mT
     return torch.allclose(logits, products, rtol=1e-3, atol=1e-3 * float(products.abs().max()))
 
 
 @contextmanager
-def _watched(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """What the lm_head sees, ``(n, d)`` float32 for each pass, until the block ends."""
+def _watched(model: PreTrainedModel, *, all_logits: bool) -> Iterator[list[Tensor]]:
+    """What the lm_head sees, ``(n, d)`` float32 for each pass, until the block ends.
+
+    Without all logits it goes on with the last position only: over a large vocabulary the product takes
+    longer than the rest of a small model.
+    """
     seen: list[Tensor] = []
-    watch = model.get_output_embeddings().register_forward_pre_hook(
-        lambda _, given: seen.append(given[0][0].float().clone())
-    )
+
+    def look(_: Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        seen.append(given[0][0].float().clone())
+        return None if all_logits else (given[0][:, -1:], *given[1:])
+
+    watch = model.get_output_embeddings().register_forward_pre_hook(look)
     try:
         yield seen
     finally:

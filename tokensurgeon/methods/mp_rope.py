@@ -27,7 +27,7 @@ from tokensurgeon.methods.params import MpRopeParams
 from tokensurgeon.solvers.dictionary import Dictionary
 
 _SHORTLIST = 64
-# Rows whose shortlists are turned at a time: what leaves the cache takes half as long again.
+# Rows whose shortlists are turned at a time on a CPU: what leaves its cache takes half as long again.
 _ROWS = 16
 # A turned anchor adds nothing when so little of it, or of the donor row, is left.
 _DEPENDENT = 1e-4
@@ -116,10 +116,11 @@ def _pursue(rows: Tensor, atoms: Tensor, turns: Tensor, k: int) -> _Pursuit:
     chosen, basis = rows.new_zeros((count, k, width)), rows.new_zeros((count, k, width))
     norms = rows.norm(dim=1, keepdim=True)
     residual = rows
+    together = _ROWS if rows.device.type == "cpu" else max(count, 1)
     for step in range(k):
         scores = (residual @ atoms.mT).abs().scatter(1, places[:, :step], -1.0)
         free, shortlist = scores.topk(min(_SHORTLIST, len(atoms)), dim=1)
-        parts = zip(shortlist.split(_ROWS), residual.split(_ROWS), strict=True)
+        parts = zip(shortlist.split(together), residual.split(together), strict=True)
         products = torch.cat([_turned_products(atoms[near], left, turns) for near, left in parts])
         best = torch.where(free < 0, -1, products.abs()).argmax(dim=1, keepdim=True)
         places[:, step] = shortlist.gather(1, best)[:, 0]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+_COLUMNS_MULTIPLE = 64
+
 
 @dataclass(frozen=True)
 class Dictionary:
@@ -18,7 +20,7 @@ class Dictionary:
         lengths: ``(N,)`` float32, norms of ``rows``.
         divisors: ``(N,)`` float32, atoms are ``rows`` times this.
         first: ``(N,)`` int64, for every atom the lowest index of an equal one.
-        coarse: ``(N, D)``, ``rows`` in the dtype of the large products.
+        coarse: ``(N or more, D)``, ``rows`` in the dtype of the large products; rows past them are zero.
         rounding: Largest norm of a row of ``rows - coarse``; 0 when they are the same.
     """
 
@@ -59,6 +61,8 @@ class Dictionary:
         rounding = 0.0
         if coarse.dtype is not torch.float32 and len(rows):
             rounding = max(float((a - b).norm(dim=1).max()) for a, b in _blocks(rows, coarse))
+            # Tensor cores want aligned columns: on an H200, 46,144 atoms take an eighth of 46,145's time.
+            coarse = torch.nn.functional.pad(coarse, (0, 0, 0, -len(rows) % _COLUMNS_MULTIPLE))
         return Dictionary(rows, norms / divisors, divisors, first, coarse, rounding)
 
     def with_float32_products(self) -> Dictionary:

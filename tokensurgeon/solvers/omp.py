@@ -246,13 +246,14 @@ class _Shortlist:
         self._dictionary = dictionary
         self._size = min(size, atoms)
         # Written anew by every product: fresh pages for each would take longer than the product itself.
-        self._products = dictionary.coarse.new_empty((count, atoms))
+        self._whole = dictionary.coarse.new_empty((count, len(dictionary.coarse)))
+        self._products = self._whole[:, :atoms]
 
     def renew(self, residual: Tensor) -> None:
         """Fill the list for residuals ``(B, D)``."""
         dictionary = self._dictionary
         coarse = residual.to(dictionary.coarse.dtype)
-        torch.mm(coarse, dictionary.coarse.T, out=self._products)
+        torch.mm(coarse, dictionary.coarse.T, out=self._whole)
         values, places = self._largest()
         self.atoms, order = dictionary.first[places].sort(dim=1)
         self.scores = values.to(residual.dtype).gather(1, order)
@@ -411,8 +412,9 @@ def _orthonormal(rows: Tensor) -> Tensor:
 def _fit(targets: Tensor, dictionary: Dictionary, indices: Tensor, proven: Tensor) -> OmpResult:
     """Least squares on the selected atoms, in float64 by Cholesky of their Gram matrix."""
     padded, places = _pad(targets), _pad(indices + 1) - 1
-    # Few rows at a time: the matrices of many leave the cache, and their memory is not used again.
-    pieces = zip(padded.split(_ROWS_MULTIPLE), places.split(_ROWS_MULTIPLE), strict=True)
+    # On a CPU few rows at a time: the matrices of many leave the cache, and their memory is not used again.
+    size = _ROWS_MULTIPLE if padded.device.type == "cpu" else 16 * _ROWS_MULTIPLE
+    pieces = zip(padded.split(size), places.split(size), strict=True)
     solved = [_least_squares(piece.to(torch.float64), dictionary, place) for piece, place in pieces]
     coefs, residual = (torch.cat(parts)[: len(targets)] for parts in zip(*solved, strict=True))
     return OmpResult(indices, coefs, residual, (indices >= 0).sum(dim=1), proven)

@@ -3,7 +3,9 @@
 The rows ``W`` of a softmax layer that predicts ``y`` from ``h`` minimise ``-sum log softmax(W h)[y]``, which
 is convex. Here only some rows move, and each row's move ``z R`` costs ``|z|^2 / 2``: with ``R'R`` the
 covariance of the error that a row is thought to have, the answer is the posterior mode under a Gaussian
-prior. A row that no example tells anything about stays where it was.
+prior. Rows may be in groups whose members are thought to be off in the same way: then a row also moves by
+what its group shares, a move of the same kind and a factor on its distance from the mean row, so that rows
+which no example shows learn from those that some do.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ _STEP = 0.02
 _AVERAGE, _SQUARES = 0.9, 0.99
 # Keeps the step of a coordinate small whose gradient is.
 _DAMPING = 0.1
+# Standard deviation of a group's factor.
+_FACTOR = 0.3
 
 
 def fit_softmax_rows(
@@ -30,6 +34,7 @@ def fit_softmax_rows(
     free: Tensor,
     root: Tensor,
     *,
+    groups: Tensor | None = None,
     passes: int = 12,
     seed: int = 0,
 ) -> Tensor:
@@ -41,6 +46,8 @@ def fit_softmax_rows(
         rows: ``(V, d)`` float32.
         free: ``(F,)`` int64 rows that may move, each once.
         root: ``(d, d)`` float32; moves are ``z @ root``.
+        groups: ``(F,)`` int64 from zero, the group of each free row; None for rows that share nothing. A
+            free row that no example speaks of stays if it has no group, and moves with its group otherwise.
         passes: Over the examples.
         seed: Of the order of the examples.
 
@@ -66,28 +73,84 @@ def fit_softmax_rows(
     label = torch.full((len(rows),), -1, dtype=torch.int64, device=states.device)
     label[free[places]] = torch.arange(len(places), device=states.device)
     labels = label[following]
-    moves = torch.zeros_like(start)
-    average, squares = torch.zeros_like(start), torch.zeros_like(start)
     generator = torch.Generator().manual_seed(seed)
     batches = [
         some.to(states.device)
         for _ in range(passes)
         for some in torch.randperm(len(states), generator=generator).split(_BATCH)
     ]
+    moves = _Moves(start, root, rows.mean(dim=0), None if groups is None else groups[places])
     for step, some in enumerate(batches):
         part = states[some].to(fast)
-        logits = (part @ (start + moves @ root).to(fast).mT).float()
+        logits = (part @ moves.rows().to(fast).mT).float()
         whole = torch.logaddexp(logits.logsumexp(dim=1), rest[some])
         wrong = (logits - whole[:, None]).exp()
         right = (labels[some] >= 0).nonzero()[:, 0]
         wrong[right, labels[some][right]] -= 1
-        slope = (wrong.to(fast).mT @ part).float() @ root.mT * (len(states) / len(some)) + moves
-        average.mul_(_AVERAGE).add_(slope, alpha=1 - _AVERAGE)
-        squares.mul_(_SQUARES).addcmul_(slope, slope, value=1 - _SQUARES)
-        width = (squares / (1 - _SQUARES ** (step + 1))).sqrt() + _DAMPING
-        moves -= _STEP * (1 - step / len(batches)) * average / (1 - _AVERAGE ** (step + 1)) / width
-    fitted[places] = start + moves @ root
+        slope = (wrong.to(fast).mT @ part).float() * (len(states) / len(some))
+        moves.step(slope, step, _STEP * (1 - step / len(batches)))
+    if groups is not None:
+        fitted = moves.apart(fitted, groups)
+    fitted[places] = moves.rows()
     return fitted
+
+
+class _Moves:
+    """Where rows are, and the steps that take them further.
+
+    Args:
+        start: ``(P, d)`` where they were.
+        root: ``(d, d)``.
+        mean: ``(d,)`` what factors of groups count from.
+        groups: ``(P,)`` group of each, or None.
+    """
+
+    def __init__(self, start: Tensor, root: Tensor, mean: Tensor, groups: Tensor | None) -> None:
+        self._start, self._root, self._mean, self._groups = start, root, mean, groups
+        self._centred = start - mean
+        count = 0 if groups is None else int(groups.max()) + 1
+        own, shared, factors = (
+            torch.zeros_like(start),
+            start.new_zeros((count, start.shape[1])),
+            start.new_zeros(count),
+        )
+        self._parts = [own] if groups is None else [own, shared, factors]
+        self._averages = [torch.zeros_like(part) for part in self._parts]
+        self._squares = [torch.zeros_like(part) for part in self._parts]
+
+    def rows(self) -> Tensor:
+        """``(P, d)`` where they are now."""
+        if self._groups is None:
+            return self._start + self._parts[0] @ self._root
+        own, shared, factors = self._parts
+        turned = (own + shared[self._groups]) @ self._root
+        return self._start + turned + factors[self._groups, None] * self._centred
+
+    def apart(self, rows: Tensor, groups: Tensor) -> Tensor:
+        """Other rows of the same groups, some of which may have no row here, with what their groups share."""
+        _, shared, factors = self._parts
+        known = groups < len(factors)
+        groups = torch.where(known, groups, 0)
+        moved = rows + shared[groups] @ self._root + factors[groups, None] * (rows - self._mean)
+        return torch.where(known[:, None], moved, rows)
+
+    def step(self, slope: Tensor, number: int, rate: float) -> None:
+        """Follow the slope ``(P, d)`` of the loss by the rows."""
+        own, *others = self._parts
+        turned = slope @ self._root.mT
+        slopes = [turned + own]
+        if self._groups is not None:
+            shared, factors = others
+            slopes.append(torch.zeros_like(shared).index_add_(0, self._groups, turned) + shared)
+            along = (slope * self._centred).sum(dim=1)
+            slopes.append(torch.zeros_like(factors).index_add_(0, self._groups, along) + factors / _FACTOR**2)
+        for part, average, squares, down in zip(
+            self._parts, self._averages, self._squares, slopes, strict=True
+        ):
+            average.mul_(_AVERAGE).add_(down, alpha=1 - _AVERAGE)
+            squares.mul_(_SQUARES).addcmul_(down, down, value=1 - _SQUARES)
+            width = (squares / (1 - _SQUARES ** (number + 1))).sqrt() + _DAMPING
+            part -= rate * average / (1 - _AVERAGE ** (number + 1)) / width
 
 
 def _look(states: Tensor, rows: Tensor, free: Tensor, fast: torch.dtype) -> tuple[Tensor, Tensor]:

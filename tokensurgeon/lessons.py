@@ -1,0 +1,100 @@
+"""Text that the base writes about what a run makes: some to judge rows by, other to fit them to.
+
+Left to itself a model writes what it likes best, mostly English. Rows for other writing systems would be
+judged, and fitted, by nothing. So it also writes texts of which every letter belongs to one of the systems
+that rows are made for, as far as it has tokens for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tokensurgeon.plan import Plan
+from tokensurgeon.resources import FileResources
+from tokensurgeon.vocab.canonical import Kind
+from tokensurgeon.vocab.scripts import count_scripts, script_of
+from tokensurgeon.vocab.vocabulary import Token
+
+# Texts to judge by: as the base pleases, and for each writing system.
+_JUDGES = (24, 4)
+# Texts to fit to.
+_LESSONS = (240, 48)
+# A system with fewer tokens to make is not worth a text; with fewer in the base there is no text.
+_LEAST_MADE, _LEAST_KNOWN = 10, 20
+_NO_SCRIPT = {"Digits", "Whitespace", "Symbols", "Bytes", "Special"}
+# What prose has between words. Without letters of their own, models end in lists, code and tables.
+_BETWEEN = set(" .,;:!?-–—…«»“”‘’'\"()、。，！？：；「」・،؛؟")
+
+
+def judging_texts(plan: Plan, resources: FileResources, made: Sequence[int] | None = None) -> dict[str, str]:
+    """Text to judge rows by.
+
+    Args:
+        plan: A transplant.
+        resources: Where the base's body is.
+        made: Target ids of the rows to judge; by default all missing ones.
+
+    Returns:
+        Text by name; seeded, the same for every use in a run.
+
+    Raises:
+        InputError: The base writes no text.
+    """
+    return _write(plan, resources, 0, _JUDGES, plan.wanted if made is None else made)
+
+
+def lesson_texts(plan: Plan, resources: FileResources, made: Sequence[int] | None = None) -> dict[str, str]:
+    """Other text, and more of it, to fit rows to.
+
+    Args:
+        plan: A transplant.
+        resources: Where the base's body is.
+        made: Target ids of the rows to fit; by default all missing ones.
+
+    Returns:
+        Text by name; seeded, the same for every use in a run.
+
+    Raises:
+        InputError: The base writes no text.
+    """
+    return _write(plan, resources, 1, _LESSONS, plan.wanted if made is None else made)
+
+
+def find_scripts(base: Mapping[int, Token], made: Sequence[Token]) -> list[str]:
+    """Writing systems to write in.
+
+    Args:
+        base: Tokens of the base, by id.
+        made: Tokens whose rows are made.
+
+    Returns:
+        Those that matter and that the base has tokens for, the one with the most tokens to make first.
+    """
+    known = count_scripts(base.values())
+    return [
+        script
+        for script, count in count_scripts(made).items()
+        if script not in _NO_SCRIPT and count >= _LEAST_MADE and known.get(script, 0) >= _LEAST_KNOWN
+    ]
+
+
+def _write(
+    plan: Plan, resources: FileResources, turn: int, amounts: tuple[int, int], made: Sequence[int]
+) -> dict[str, str]:
+    base = plan.match.base.tokens
+    texts = dict(resources.write_texts(turn, amounts[0]))
+    for script in find_scripts(base, [plan.match.target.tokens[index] for index in made]):
+        words = [index for index, token in base.items() if script_of(token) == script]
+        between = [index for index, token in base.items() if _stands_between(token)]
+        written = resources.write_texts(turn, amounts[1], script, words, between)
+        texts |= {f"{script} {name}": text for name, text in written.items()}
+    return texts
+
+
+def _stands_between(token: Token) -> bool:
+    """Whether a token is punctuation of prose, or one space."""
+    try:
+        text = token.data.decode()
+    except UnicodeDecodeError:
+        return False
+    return token.kind is not Kind.SPECIAL and bool(text) and set(text) <= _BETWEEN and text.count(" ") < 2
