@@ -28,14 +28,18 @@ from typing import Any
 from tokensurgeon import console
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.methods.registry import METHODS
+from tokensurgeon.parallel import Processes
+from tokensurgeon.pipeline import find_resources, settle_method
 from tokensurgeon.plan import Plan, make_plan
 from tokensurgeon.recipe.load import build_recipe
+from tokensurgeon.recipe.schema import Auto
 
 START, END = "<!-- methods-bench:start -->", "<!-- methods-bench:end -->"
 SEED = 0
 
 # What is measured besides every method with its defaults, by label.
 VARIANTS: dict[str, dict[str, Any]] = {
+    "auto": {"method": "auto"},
     "mp_rope, k = 8": {"method": {"name": "mp_rope", "k": 8}},
     "omp, k = 8": {"method": {"name": "omp", "k": 8}},
     "omp, head_scale 1.1": {"method": "omp", "new_rows": {"head_scale": 1.1}},
@@ -70,6 +74,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--label", action="append", help="measure these only; the others come from the cache")
     parser.add_argument("--skip", action="append", default=[], help="LABEL, or DIRECTION:LABEL with 1 or 2")
     parser.add_argument("--cache", type=Path, default=Path("bench_methods.json"))
+    parser.add_argument("--plot", type=Path, help="PNG: bits per byte by processor seconds")
     parser.add_argument("--readme", type=Path, help=f"file whose block {START} ... {END} is replaced")
     return parser.parse_args(arguments)
 
@@ -103,8 +108,6 @@ def hide(plan: Plan, count: int) -> Plan:
 def operate_on(plan: Plan) -> Any:  # noqa: ANN401 - a NewTensor, whose module imports torch
     """New contents of the embedding; both real models are tied."""
     from tokensurgeon.batches import Batches
-    from tokensurgeon.parallel import Processes
-    from tokensurgeon.pipeline import find_resources
     from tokensurgeon.surgery import operate
 
     return operate(plan, Batches(Processes()), find_resources(plan))[0]
@@ -114,6 +117,8 @@ def make_rows(plan: Plan, path: Path) -> dict[str, Any]:
     """Make all rows, write them to a file, and tell what it took: time on all cores, and peak memory."""
     from safetensors.torch import save_file
 
+    if isinstance(plan.recipe.method, Auto):
+        plan, _ = settle_method(plan, find_resources(plan), Processes())
     new = operate_on(plan)
     spent = resource.getrusage(resource.RUSAGE_SELF)
     save_file({"rows": new.data}, path)
@@ -124,6 +129,7 @@ def make_rows(plan: Plan, path: Path) -> dict[str, Any]:
         "seconds": spent.ru_utime + spent.ru_stime,
         "gigabytes": spent.ru_maxrss * 1024 / 1e9,
         "made": counts,
+        "settled": plan.recipe.model_dump(mode="json")["method"],
     }
 
 
@@ -207,6 +213,9 @@ def measure(direction: int, options: argparse.Namespace, cache: dict[str, Any]) 
             rows = Path(folder) / "rows.safetensors"
             found = apart(make_rows, mine, rows)
             if "failed" not in found:
+                if label == "auto":
+                    # What it chose, without what is fitted to the transplant afterwards.
+                    mine = replace(plan, recipe=build_recipe(document | {"method": found["settled"]}))
                 found |= apart(find_hidden_error, mine, options.hidden)
                 found["bits"] = apart(score, mine, rows, texts)
         cache[key] = found
@@ -243,7 +252,8 @@ def make_table(direction: int, options: argparse.Namespace, cache: dict[str, Any
     for label in order:
         entry = found[label]
         made = entry["made"]
-        own = sum(number for name, number in made.items() if name == label.split(",")[0])
+        name = entry["settled"]["name"] if label == "auto" else label.split(",")[0]
+        own = made.get(name, 0)
         lines.append(
             f"| {_name(label)} | {_bits(entry['bits'], texts, best)} | {entry['hidden_error']:.3f} "
             f"| {own / sum(made.values()):.0%} | {entry['seconds']:.0f} | {entry['gigabytes']:.1f} |"
@@ -262,6 +272,40 @@ def _bits(bits: dict[str, float], texts: list[str], best: dict[str, float]) -> s
         f"**{cell}**" if best.get(text) == float(cell) else cell
         for cell, text in zip(cells, texts, strict=True)
     )
+
+
+def draw(directions: list[int], options: argparse.Namespace, cache: dict[str, Any]) -> None:
+    """Plot every method's mean of bits per byte by its processor seconds, a panel for each direction."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    texts = list(read_texts(options.text, options.max_bytes))
+    figure, axes = plt.subplots(
+        1, len(directions), figsize=(5.4 * len(directions), 4.6), layout="constrained"
+    )
+    for direction, axis in zip(directions, axes if len(directions) > 1 else [axes], strict=True):
+        base, donor = options.models if direction == 1 else options.models[::-1]
+        own = cache[f"{direction}:base"]["bits"]
+        for key, entry in cache.items():
+            label = key.removeprefix(f"{direction}:")
+            if key == label or label == "base" or "failed" in entry or "," in label:
+                continue
+            bits = sum(entry["bits"][text] for text in texts) / len(texts)
+            best = label == "auto"
+            axis.plot(
+                entry["seconds"], bits, "o", color="tab:red" if best else "tab:blue", ms=7 if best else 4
+            )
+            axis.annotate(
+                label, (entry["seconds"], bits), xytext=(4, 2), textcoords="offset points", fontsize=7
+            )
+        axis.axhline(sum(own[text] for text in texts) / len(texts), color="grey", lw=0.8)
+        axis.set(
+            xscale="log", yscale="log", xlabel="processor seconds", ylabel="bits per byte, mean of the texts"
+        )
+        axis.set_title(f"{base.name} with the tokenizer of {donor.name}; grey: the base", fontsize=9)
+    figure.savefig(options.plot, dpi=110)
 
 
 def fill_block(readme: Path, table: str) -> None:
@@ -285,6 +329,8 @@ def main(arguments: list[str]) -> None:
     known = [direction for direction in (1, 2) if f"{direction}:base" in cache]
     tables = "\n\n".join(make_table(direction, options, cache) for direction in known)
     print(tables)
+    if options.plot:
+        draw(known, options, cache)
     if options.readme:
         fill_block(options.readme, tables)
 

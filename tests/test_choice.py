@@ -4,8 +4,16 @@ import pytest
 from safetensors.torch import load_file
 
 from tokensurgeon.choice import HEAD_FIT, choose_method, settle
-from tokensurgeon.errors import RecipeError
-from tokensurgeon.methods.params import AffknnParams, AffompParams, MeanParams, OmpParams
+from tokensurgeon.errors import InputError, RecipeError
+from tokensurgeon.methods.params import (
+    AffknnParams,
+    AffompParams,
+    MeanParams,
+    OmpParams,
+    PieceRegressionParams,
+    PiecesParams,
+)
+from tokensurgeon.methods.registry import find_method
 from tokensurgeon.pipeline import find_resources, run
 from tokensurgeon.plan import make_plan
 from tokensurgeon.recipe.load import build_recipe
@@ -130,3 +138,45 @@ def test_senseless_rules_are_refused(document, rules):
 
 def _weights(directory):
     return {name: rows.tolist() for name, rows in load_file(directory / "model.safetensors").items()}
+
+
+class TestDefault:
+    def test_a_recipe_that_names_no_method_lets_auto_choose(self, document):
+        recipe = build_recipe({key: value for key, value in document().items() if key != "method"})
+        assert recipe.method == Auto()
+        assert recipe.runs_base
+
+    def test_without_weights_of_a_donor_the_candidates_need_none(self, document, byte_level):
+        plan = make_plan(build_recipe(document(donor=str(byte_level), method="auto")))
+        assert plan.recipe.methods("embedding") == (PieceRegressionParams(), PiecesParams())
+        assert find_method("piece_regression").needs == find_method("pieces").needs == ()
+        choice = choose_method(plan, find_resources(plan))
+        assert [tried.method.name for tried in choice.tried] == ["piece_regression", "pieces"]
+
+    def test_a_base_that_cannot_be_run_gets_the_first_candidate_and_a_warning(
+        self, document, make_model, wordpiece, tmp_path
+    ):
+        changes = {"base": str(make_model("bert", wordpiece)), "output": str(tmp_path / "out")}
+        recipe = build_recipe(document(**changes, verify={"forward": False}))
+        report = run(recipe).report
+        assert report.choice is None
+        (warning,) = (w for w in report.warnings if w.code == "TS024")
+        assert "mean as it is" in warning.text
+        insisting = document(**changes, method={"name": "auto", "candidates": CANDIDATES, "calibrate": True})
+        with pytest.raises(InputError, match="a causal language model"):
+            make_plan(build_recipe(insisting))
+
+    def test_so_does_a_base_that_writes_nothing(self, document, tmp_path, monkeypatch):
+        def write(*_, **__):
+            raise InputError("the base: writes nothing", "a model that writes text")
+
+        monkeypatch.setattr("tokensurgeon.evaluation.sampling.sample_texts", write)
+        report = run(build_recipe(document(output=str(tmp_path / "out")))).report
+        assert report.choice is None
+        assert any(w.code == "TS024" and "writes nothing; mean as it is" in w.text for w in report.warnings)
+
+    def test_a_base_that_does_not_fit_into_memory_is_not_run(self, document, monkeypatch):
+        monkeypatch.setattr("tokensurgeon.plan.available_memory", lambda: 1)
+        plan = make_plan(build_recipe(document()))
+        assert not plan.recipe.runs_base
+        assert "of memory" in next(notice.detail for notice in plan.notices if notice.code == "TS024")

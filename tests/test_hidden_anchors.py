@@ -25,6 +25,7 @@ def plan(request, make_model, sentencepiece, byte_level):
         "donor": str(make_model("llama", byte_level, seed=1)),
         "output": "nowhere",
         "anchors": {"minimum": 8},
+        "method": "omp",
     }
     return make_plan(build_recipe(document))
 

@@ -133,8 +133,8 @@ def choose_method(plan: Plan, resources: FileResources) -> Choice:
 
     base_bits = read()
     tried: list[Tried] = []
-    with progress("choosing a method", len(rules.candidates)) as advance:
-        for method in rules.candidates:
+    with progress("choosing a method", len(rules.tried)) as advance:
+        for method in rules.tried:
             made = make_hidden(hidden, method, resources, Batches(Processes()))
             asked: tuple[Ends, ...] = ("both",) if made[0].tied else ("embedding", "lm_head")
             for ends in asked:

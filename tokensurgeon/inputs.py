@@ -88,7 +88,7 @@ def read_inputs(recipe: Recipe) -> Inputs:
     overrides = {key: name for key, name in recipe.layout.model_dump().items() if name is not None}
     layout = find_layout(base_index, base_config, overrides)
     runs_base = any("forward passes" in method.needs for method in methods)
-    if runs_base or recipe.runs_base:
+    if runs_base or (recipe.runs_base and not recipe.may_choose_blindly):
         from tokensurgeon.evaluation.loading import check_architecture
 
         check_architecture(str(base), base_config.get("architectures"), base_config.get("auto_map"))

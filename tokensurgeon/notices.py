@@ -28,6 +28,7 @@ TITLES = {
     "TS021": "untie changes nothing",
     "TS022": "ids of texts with numbers differ from those of the raw target's tokenizer",
     "TS023": "keep_digits changes nothing",
+    "TS024": "auto did not measure its candidates",
 }
 
 

@@ -31,7 +31,7 @@ from tokensurgeon.checkpoint.writer import free_bytes, refuse_existing, staged_d
 from tokensurgeon.choice import Choice, choose_method, settle
 from tokensurgeon.console import logger, progress
 from tokensurgeon.device import available_memory, find_device
-from tokensurgeon.errors import ResourceError, VerificationError
+from tokensurgeon.errors import InputError, ResourceError, VerificationError
 from tokensurgeon.evidence import gather_evidence
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.notices import Notice
@@ -80,7 +80,7 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
         plan = preflight(recipe, force)
         work_dir = recipe.runtime.work_dir
         resources = find_resources(plan)
-        plan, choice = _settle(plan, resources, processes)
+        plan, choice = settle_method(plan, resources, processes)
         kept = Path(work_dir).expanduser() if work_dir else None
         batches = Batches(processes, kept, _digest(plan, resources) if kept else "")
         if processes.is_main:
@@ -94,17 +94,16 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
     return Outcome(Path(recipe.output).expanduser(), report)
 
 
-def _settle(plan: Plan, resources: FileResources, processes: Processes) -> tuple[Plan, Choice | None]:
-    """Choose the methods where the recipe leaves that to its pair."""
-    rules = plan.recipe.method
-    if not isinstance(rules, Auto) or not plan.wanted:
-        return plan, None
-    choice = None
-    if rules.calibrate:
-        logger.info("Choosing among %d methods", len(rules.candidates))
-        choice = processes.exchange(choose_method(plan, resources) if processes.is_main else None)[0]
-    recipe = settle(plan.recipe, choice)
-    return replace(plan, recipe=recipe), choice
+def _choose(plan: Plan, resources: FileResources) -> Choice | None:
+    """What auto measured; None, and a notice, for a base that turns out to write nothing."""
+    try:
+        return choose_method(plan, resources)
+    except InputError as error:
+        if not plan.recipe.may_choose_blindly:
+            raise
+        reason = str(error).splitlines()[0]
+        plan.notices.append(Notice("TS024", f"{reason}; {plan.recipe.methods('embedding')[0].name} as it is"))
+        return None
 
 
 def _produce(
@@ -179,6 +178,28 @@ def find_resources(plan: Plan) -> FileResources:
     return FileResources(
         recipe.resources, plan.inputs.base, device, recipe.trust_remote_code, recipe.runtime.seed
     )
+
+
+def settle_method(plan: Plan, resources: FileResources, processes: Processes) -> tuple[Plan, Choice | None]:
+    """Choose the methods where the recipe leaves that to its pair.
+
+    Args:
+        plan: The plan of a run.
+        resources: What the recipe brings.
+        processes: Those of the run; the main one chooses.
+
+    Returns:
+        The plan with its methods named, and what was measured, if anything was.
+    """
+    rules = plan.recipe.method
+    if not isinstance(rules, Auto) or not plan.wanted:
+        return plan, None
+    choice = None
+    if rules.calibrate is not False:
+        logger.info("Choosing among %d methods", len(rules.tried))
+        choice = processes.exchange(_choose(plan, resources) if processes.is_main else None)[0]
+    recipe = settle(plan.recipe, choice)
+    return replace(plan, recipe=recipe), choice
 
 
 def _digest(plan: Plan, resources: FileResources) -> str:

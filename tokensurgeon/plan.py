@@ -19,7 +19,7 @@ from tokensurgeon.checkpoint.configs import (
 )
 from tokensurgeon.checkpoint.layout import TensorRole, VocabTensor
 from tokensurgeon.checkpoint.sidefiles import carried_files, tokenizer_files
-from tokensurgeon.device import find_device
+from tokensurgeon.device import available_memory, find_device
 from tokensurgeon.errors import InputError, PolicyError, RecipeError
 from tokensurgeon.inputs import Inputs, read_inputs
 from tokensurgeon.methods.params import Cost
@@ -219,6 +219,9 @@ def make_plan(recipe: Recipe) -> Plan:
         TokensurgeonError: Anything that would make the run fail or be refused.
     """
     find_device(recipe.runtime.device)
+    if isinstance(recipe.method, Auto):
+        rules = recipe.method.with_candidates(_brings_weights(recipe.donor.path))
+        recipe = recipe.model_copy(update={"method": rules})
     inputs = read_inputs(recipe)
     target, base = load_vocabulary(inputs.target), load_vocabulary(inputs.base)
     if inputs.donor is not None and inputs.donor.resolve() != inputs.target.resolve():
@@ -269,7 +272,48 @@ def make_plan(recipe: Recipe) -> Plan:
     _refuse_weak_overlap(plan)
     _note_config(plan)
     _note_untied(plan)
-    return plan
+    return _choose_blindly(plan)
+
+
+def _brings_weights(donor: str) -> bool:
+    """Whether a directory holds weights; a hub id is taken to."""
+    folder = Path(donor).expanduser()
+    return not folder.is_dir() or any(folder.glob("*.safetensors"))
+
+
+def _choose_blindly(plan: Plan) -> Plan:
+    """Let ``auto`` take its first candidate where the base cannot be run and the recipe does not insist."""
+    rules = plan.recipe.method
+    if not isinstance(rules, Auto) or not plan.recipe.may_choose_blindly or not plan.wanted:
+        return plan
+    reason = _why_not_run(plan, rules)
+    if not reason:
+        return plan
+    blind = rules.model_copy(update={"calibrate": False})
+    notice = Notice("TS024", f"{reason}; {blind.tried[0].name} as it is")
+    recipe = plan.recipe.model_copy(update={"method": blind})
+    return replace(plan, recipe=recipe, notices=[*plan.notices, notice])
+
+
+def _why_not_run(plan: Plan, rules: Auto) -> str:
+    """Why the base cannot be run on hidden anchors; empty if it can."""
+    from tokensurgeon.evaluation.loading import check_architecture
+
+    config = plan.inputs.base_config
+    try:
+        check_architecture("the base", config.get("architectures"), config.get("auto_map"))
+    except InputError as error:
+        return str(error).splitlines()[0]
+    if config.get("auto_map") and not plan.recipe.trust_remote_code:
+        return "the base needs code of its own"
+    if plan.inputs.layout.find(TensorRole.PER_LAYER) is not None:
+        return "the base has a per-layer table"
+    if rules.share * len(plan.anchors) < 1:
+        return f"{len(plan.anchors)} anchors are too few to hide any"
+    available = available_memory()
+    if available is not None and available < plan.memory_bytes:
+        return f"the base takes {plan.memory_bytes / 1e9:.1f} GB of memory, {available / 1e9:.1f} are free"
+    return ""
 
 
 def _refuse_other_tokenizer(target: Vocabulary, donor: Vocabulary) -> None:
@@ -341,7 +385,8 @@ def _plan_anchors(
     recipe: Recipe, match: VocabMatch, inputs: Inputs
 ) -> tuple[dict[int, int], dict[str, list[int]]]:
     """Anchors as far as tokens alone can tell; rows are looked at when they are read."""
-    if not any(find_method(params.name).anchors for params in recipe.all_methods):
+    chooses = isinstance(recipe.method, Auto)
+    if not chooses and not any(find_method(params.name).anchors for params in recipe.all_methods):
         return {}, {}
     donor_rows = inputs.donor_layout.rows if inputs.donor_layout is not None else match.target.bound
     rules = set(recipe.anchors.exclude)

@@ -96,7 +96,7 @@ def load_tokenizer(directory: str, trust_remote_code: bool = False) -> PreTraine
 
 @contextmanager
 def silent_loading() -> Iterator[None]:
-    """Keep transformers quiet while it loads a model."""
+    """Keep transformers quiet while it loads a model, or lets one write."""
     level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.loading import silent_loading
 from tokensurgeon.evaluation.windows import find_bos
 
 if TYPE_CHECKING:
@@ -70,19 +71,17 @@ def sample_texts(
         if not count:
             continue
         opened = torch.full((count, 1), start, device=model.device)
-        written = model.generate(
-            opened,
-            attention_mask=torch.ones_like(opened),
-            do_sample=False,
-            num_beams=1,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            repetition_penalty=1.0,
-            max_new_tokens=new_tokens,
-            pad_token_id=start,
-            logits_processor=LogitsProcessorList([draw]),
-        )
+        with silent_loading():  # a config may ask for a way of sampling that is not used here
+            written = model.generate(
+                opened,
+                attention_mask=torch.ones_like(opened),
+                do_sample=False,
+                num_beams=1,
+                repetition_penalty=1.0,
+                max_new_tokens=new_tokens,
+                pad_token_id=start,
+                logits_processor=LogitsProcessorList([draw]),
+            )
         texts += tokenizer.batch_decode(written[:, 1:], skip_special_tokens=True)
     found = {f"sample {number}": text for number, text in enumerate(texts, 1) if len(text.encode()) > 1}
     if not found:

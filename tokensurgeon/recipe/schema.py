@@ -18,7 +18,14 @@ from pydantic import (
     model_validator,
 )
 
-from tokensurgeon.methods.params import AffknnParams, AffompParams, AnyMethod, OmpParams, PiecesParams
+from tokensurgeon.methods.params import (
+    AffknnParams,
+    AffompParams,
+    AnyMethod,
+    OmpParams,
+    PieceRegressionParams,
+    PiecesParams,
+)
 
 ROLE_NAMES = Literal["bos", "eos", "unk", "sep", "pad", "cls", "mask"]
 EXCLUSIONS = Literal["special", "reserved", "unreachable", "near_zero", "near_copy", "untrained"]
@@ -85,18 +92,45 @@ class PerEnd(_Part):
     lm_head: Annotated[_One | _Several, Discriminator(_form)]
 
 
+_WITH_DONOR = (AffompParams(), AffompParams(k=4), AffknnParams(), OmpParams(), PiecesParams())
+_WITHOUT_DONOR = (PieceRegressionParams(), PiecesParams())
+
+
 class Auto(_Part):
     """The method is chosen: by what each candidate is worth on hidden anchors of this pair."""
 
     name: Literal["auto"] = "auto"
-    calibrate: bool = Field(True, description="false: the first candidate, and the base is not run")
+    calibrate: bool | None = Field(
+        None,
+        description="false: the first candidate, and the base is not run; true: refuse where it cannot be "
+        "run; by default it is run where that is possible",
+    )
     candidates: Annotated[
-        tuple[Annotated[AnyMethod, BeforeValidator(_as_method("omp"))], ...], AfterValidator(_refuse_none)
+        tuple[Annotated[AnyMethod, BeforeValidator(_as_method("omp"))], ...] | None,
+        AfterValidator(lambda methods: methods if methods is None else _refuse_none(methods)),
     ] = Field(
-        (AffompParams(), AffompParams(k=4), AffknnParams(), OmpParams(), PiecesParams()),
-        description="what is tried; the same is chosen whatever their order, unless two are equally good",
+        None,
+        description="what is tried; by default affomp with k 8 and 4, affknn, omp and pieces, and where the "
+        "donor brings no weights piece_regression and pieces",
     )
     share: float = Field(0.3, gt=0, lt=1, description="of the anchors, hidden")
+
+    def with_candidates(self, donor_weights: bool) -> Auto:
+        """The same rules with their default candidates spelt out.
+
+        Args:
+            donor_weights: Whether the donor brings any.
+
+        Returns:
+            Rules that name candidates.
+        """
+        default = _WITH_DONOR if donor_weights else _WITHOUT_DONOR
+        return self.model_copy(update={"candidates": self.candidates or default})
+
+    @property
+    def tried(self) -> tuple[AnyMethod, ...]:
+        """The candidates; those for a donor with weights where the recipe names none."""
+        return self.candidates or _WITH_DONOR
 
 
 def _as_auto(value: Any) -> Any:  # noqa: ANN401 - any YAML value
@@ -239,7 +273,7 @@ class Recipe(_Part):
     donor: Ref
     output: str = Field(min_length=1)
     method: Methods = Field(
-        OmpParams(),
+        Auto(),
         description="one, a list whose next serves what the last could not, one for each end, or auto",
     )
     fallback: Fallback = Field(PiecesParams(), description="for tokens no method serves")
@@ -272,15 +306,22 @@ class Recipe(_Part):
             At least one method.
         """
         if isinstance(self.method, Auto):
-            return self.method.candidates[: None if self.method.calibrate else 1]
+            return self.method.tried[: 1 if self.method.calibrate is False else None]
         chosen = getattr(self.method, end) if isinstance(self.method, PerEnd) else self.method
         return chosen if isinstance(chosen, tuple) else (chosen,)
 
     @property
     def runs_base(self) -> bool:
         """Whether something is chosen by running the base."""
-        chooses = isinstance(self.method, Auto) and self.method.calibrate
+        chooses = isinstance(self.method, Auto) and self.method.calibrate is not False
         return chooses or self.new_rows.head_scale == "auto" or self.new_rows.head_fit > 0
+
+    @property
+    def may_choose_blindly(self) -> bool:
+        """Whether a base that cannot be run is no reason to refuse the recipe."""
+        rules = self.new_rows
+        chooses = isinstance(self.method, Auto) and self.method.calibrate is None
+        return chooses and rules.head_scale != "auto" and not rules.head_fit
 
     @property
     def all_methods(self) -> tuple[AnyMethod, ...]:

@@ -1,0 +1,55 @@
+"""The base writes as it pleases, and in each writing system that rows are made for."""
+
+import pytest
+
+from tokensurgeon import lessons
+from tokensurgeon.lessons import find_scripts, judging_texts, lesson_texts
+from tokensurgeon.pipeline import find_resources
+from tokensurgeon.plan import make_plan
+from tokensurgeon.recipe.load import build_recipe
+from tokensurgeon.vocab.scripts import script_of_text
+
+
+@pytest.fixture(scope="module")
+def plan(make_model, sentencepiece, byte_level):
+    document = {"base": str(make_model("llama", sentencepiece)), "target": str(byte_level)}
+    return make_plan(build_recipe({**document, "output": "nowhere", "method": "mean"}))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(lessons, "_JUDGES", (3, 2))
+    monkeypatch.setattr(lessons, "_LESSONS", (5, 4))
+    monkeypatch.setattr(lessons, "_LEAST_MADE", 3)
+    monkeypatch.setattr(lessons, "_LEAST_KNOWN", 3)
+
+
+def test_a_system_needs_tokens_to_make_and_tokens_to_write_with(plan, monkeypatch):
+    base = plan.match.base.tokens
+    made = [plan.match.target.tokens[index] for index in plan.match.target.tokens]
+    assert find_scripts(base, made) == ["Latin", "Cyrillic"]
+    monkeypatch.setattr(lessons, "_LEAST_KNOWN", 100)
+    assert find_scripts(base, made) == ["Latin"]
+    assert find_scripts(base, made[:3]) == []
+    assert not {"Digits", "Symbols", "Special", "Bytes", "Whitespace"} & {*find_scripts(base, made)}
+
+
+def test_texts_of_a_system_hold_its_letters_only(plan, small):
+    made = list(plan.match.target.tokens)
+    texts = judging_texts(plan, find_resources(plan), made)
+    free = [text for name, text in texts.items() if name.startswith("sample")]
+    cyrillic = [text for name, text in texts.items() if name.startswith("Cyrillic")]
+    assert (len(free), len(cyrillic)) == (3, 2)
+    for text in cyrillic:
+        assert {script_of_text(char) for char in text} <= {"Cyrillic", "Symbols", "Whitespace"}
+        assert script_of_text(text) == "Cyrillic"
+
+
+def test_lessons_are_other_texts_than_those_that_judge_and_both_are_written_once(plan, small, monkeypatch):
+    resources = find_resources(plan)
+    judges, learnt = judging_texts(plan, resources), lesson_texts(plan, resources)
+    assert not {*judges.values()} & {*learnt.values()}
+    assert len(learnt) > len(judges)
+    monkeypatch.setattr("tokensurgeon.evaluation.sampling.sample_texts", None)
+    assert judging_texts(plan, resources) == judges
+    assert lesson_texts(plan, resources) == learnt
