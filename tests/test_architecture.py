@@ -31,7 +31,7 @@ ARROWS = {
     "report": set(),
     "device": set(),
     "inputs": {"recipe", "checkpoint", "methods", "evaluation"},
-    "plan": {"inputs", "device", "recipe", "vocab", "checkpoint", "methods"},
+    "plan": {"inputs", "device", "recipe", "vocab", "checkpoint", "methods", "evaluation"},
     "parallel": set(),
     "batches": {"parallel", "checkpoint", "methods"},
     "sourcing": {"plan", "checkpoint", "methods", "vocab"},

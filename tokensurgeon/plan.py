@@ -284,15 +284,15 @@ def _brings_weights(donor: str) -> bool:
 def _choose_blindly(plan: Plan) -> Plan:
     """Let ``auto`` take its first candidate where the base cannot be run and the recipe does not insist."""
     rules = plan.recipe.method
-    if not isinstance(rules, Auto) or not plan.recipe.may_choose_blindly or not plan.wanted:
+    if not isinstance(rules, Auto) or not plan.recipe.may_choose_blindly:
         return plan
-    reason = _why_not_run(plan, rules)
-    if not reason:
+    reason = _why_not_run(plan, rules) if plan.wanted else ""
+    if plan.wanted and not reason:
         return plan
     blind = rules.model_copy(update={"calibrate": False})
-    notice = Notice("TS024", f"{reason}; {blind.tried[0].name} as it is")
+    notices = [Notice("TS024", f"{reason}; {blind.tried[0].name} as it is")] if reason else []
     recipe = plan.recipe.model_copy(update={"method": blind})
-    return replace(plan, recipe=recipe, notices=[*plan.notices, notice])
+    return replace(plan, recipe=recipe, notices=[*plan.notices, *notices])
 
 
 def _why_not_run(plan: Plan, rules: Auto) -> str:

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.methods.params import GaussianParams, MeanParams, OmpParams, PiecesParams, ZeroParams
 from tokensurgeon.recipe.load import build_recipe, load_recipe
-from tokensurgeon.recipe.schema import AnchorRules, ModelRef, Recipe, RowMultiple
+from tokensurgeon.recipe.schema import AnchorRules, Auto, ModelRef, Recipe, RowMultiple
 
 LEAST = {"base": "base-dir", "target": "target-dir", "output": "out"}
 
@@ -30,7 +30,7 @@ class TestReading:
     def test_base_target_and_output_are_enough(self):
         recipe = build_recipe(LEAST)
         assert recipe.base == ModelRef(path="base-dir", revision=None)
-        assert recipe.method == OmpParams(k=64)
+        assert recipe.method == Auto()
         assert recipe.fallback == PiecesParams()
         assert recipe.rows == "target"
         assert recipe.runtime.seed == 0
