@@ -13,13 +13,14 @@ from tokensurgeon.vocab.scripts import script_of_text
 @pytest.fixture(scope="module")
 def plan(make_model, sentencepiece, byte_level):
     document = {"base": str(make_model("llama", sentencepiece)), "target": str(byte_level)}
-    return make_plan(build_recipe({**document, "output": "nowhere", "method": "mean"}))
+    return make_plan(
+        build_recipe({**document, "output": "nowhere", "method": "mean", "new_rows": {"head_texts": 9}})
+    )
 
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(lessons, "_JUDGES", (3, 2))
-    monkeypatch.setattr(lessons, "_LESSONS", (5, 4))
+    monkeypatch.setattr(lessons, "_JUDGES", 6)
     monkeypatch.setattr(lessons, "_LEAST_MADE", 3)
     monkeypatch.setattr(lessons, "_LEAST_KNOWN", 3)
 
@@ -39,7 +40,7 @@ def test_texts_of_a_system_hold_its_letters_only(plan, small):
     texts = judging_texts(plan, find_resources(plan), made)
     free = [text for name, text in texts.items() if name.startswith("sample")]
     cyrillic = [text for name, text in texts.items() if name.startswith("Cyrillic")]
-    assert (len(free), len(cyrillic)) == (3, 2)
+    assert (len(free), len(cyrillic)) == (6, 2)
     for text in cyrillic:
         assert {script_of_text(char) for char in text} <= {"Cyrillic", "Symbols", "Whitespace"}
         assert script_of_text(text) == "Cyrillic"

@@ -15,10 +15,10 @@ from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.scripts import count_scripts, script_of
 from tokensurgeon.vocab.vocabulary import Token
 
-# Texts to judge by: as the base pleases, and for each writing system.
-_JUDGES = (24, 4)
-# Texts to fit to.
-_LESSONS = (240, 48)
+# Texts to judge by, as the base pleases; how many there are to fit to, the recipe says.
+_JUDGES = 24
+# So many of those as the base pleases for one in each writing system.
+_FREE_FOR_ONE = 5
 # A system with fewer tokens to make is not worth a text; with fewer in the base there is no text.
 _LEAST_MADE, _LEAST_KNOWN = 10, 20
 _NO_SCRIPT = {"Digits", "Whitespace", "Symbols", "Bytes", "Special"}
@@ -57,7 +57,8 @@ def lesson_texts(plan: Plan, resources: FileResources, made: Sequence[int] | Non
     Raises:
         InputError: The base writes no text.
     """
-    return _write(plan, resources, 1, _LESSONS, plan.wanted if made is None else made)
+    count = plan.recipe.new_rows.head_texts
+    return _write(plan, resources, 1, count, plan.wanted if made is None else made)
 
 
 def find_scripts(base: Mapping[int, Token], made: Sequence[Token]) -> list[str]:
@@ -79,14 +80,14 @@ def find_scripts(base: Mapping[int, Token], made: Sequence[Token]) -> list[str]:
 
 
 def _write(
-    plan: Plan, resources: FileResources, turn: int, amounts: tuple[int, int], made: Sequence[int]
+    plan: Plan, resources: FileResources, turn: int, count: int, made: Sequence[int]
 ) -> dict[str, str]:
     base = plan.match.base.tokens
-    texts = dict(resources.write_texts(turn, amounts[0]))
+    texts = dict(resources.write_texts(turn, count))
     for script in find_scripts(base, [plan.match.target.tokens[index] for index in made]):
         words = [index for index, token in base.items() if script_of(token) == script]
         between = [index for index, token in base.items() if _stands_between(token)]
-        written = resources.write_texts(turn, amounts[1], script, words, between)
+        written = resources.write_texts(turn, -(-count // _FREE_FOR_ONE), script, words, between)
         texts |= {f"{script} {name}": text for name, text in written.items()}
     return texts
 

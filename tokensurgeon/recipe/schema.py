@@ -248,6 +248,12 @@ class NewRowRules(_Part):
         description="fit made lm_head rows, or tied ones, to text that the base writes: the standard "
         "deviation of a row's error, in units of the base's rows; 0: not at all",
     )
+    head_texts: int = Field(
+        240,
+        ge=1,
+        description="texts that the base writes for head_fit as it pleases; and a fifth as many in each "
+        "writing system with rows to make. More are better and take longer",
+    )
     norm: Literal["free", "match"] = Field(
         "free", description="match: every row as long as the median row that is kept"
     )
