@@ -106,7 +106,7 @@ class Bench:
         """What auto does last: rows are fitted to more of what the base writes."""
         model, tokenizer = self.resources.load_body(), self.resources.load_base_tokenizer()
         with put_back(model, hidden, made, "embedding"):
-            lessons = lesson_texts(self.plan, self.resources, hidden.ids)
+            lessons = lesson_texts(self.plan, self.resources)
             states, following = read_states(model, tokenizer, lessons)
         table = model.get_output_embeddings().weight.detach().clone()
         table[hidden.twins] = made[0].data[torch.tensor(hidden.ids)].to(table)

@@ -175,7 +175,7 @@ def lessons(plan: Plan, texts: dict[str, str]) -> None:
         rules = plan.recipe.new_rows.model_copy(update={"head_texts": count})
         mine = replace(plan, recipe=plan.recipe.model_copy(update={"new_rows": rules}))
         with put_back(model, hidden, made, "embedding"):
-            states, following = read_states(model, tokenizer, lesson_texts(mine, resources, hidden.ids))
+            states, following = read_states(model, tokenizer, lesson_texts(mine, resources))
         for name, groups in (("alone", None), ("shared", systems)):
             fitted = fit_softmax_rows(states, following, table, twins, root, groups=groups, passes=PASSES)
             data = made[0].data.clone()

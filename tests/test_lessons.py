@@ -21,23 +21,23 @@ def plan(make_model, sentencepiece, byte_level):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(lessons, "_JUDGES", 6)
-    monkeypatch.setattr(lessons, "_LEAST_MADE", 3)
+    monkeypatch.setattr(lessons, "_LEAST_SPOKEN", 3)
     monkeypatch.setattr(lessons, "_LEAST_KNOWN", 3)
 
 
-def test_a_system_needs_tokens_to_make_and_tokens_to_write_with(plan, monkeypatch):
-    base = plan.match.base.tokens
-    made = [plan.match.target.tokens[index] for index in plan.match.target.tokens]
-    assert find_scripts(base, made) == ["Latin", "Cyrillic"]
+def test_a_system_needs_tokens_to_write_with_on_both_sides(plan, monkeypatch):
+    base, target = plan.match.base.tokens.values(), plan.match.target.tokens.values()
+    assert find_scripts(base, target) == ["Latin", "Cyrillic"]
+    assert find_scripts(base, []) == find_scripts([], target) == []
+    assert not {"Digits", "Symbols", "Special", "Bytes", "Whitespace"} & {*find_scripts(base, target)}
     monkeypatch.setattr(lessons, "_LEAST_KNOWN", 100)
-    assert find_scripts(base, made) == ["Latin"]
-    assert find_scripts(base, made[:3]) == []
-    assert not {"Digits", "Symbols", "Special", "Bytes", "Whitespace"} & {*find_scripts(base, made)}
+    assert find_scripts(base, target) == ["Latin"]
+    monkeypatch.setattr(lessons, "_MOST_SCRIPTS", 0)
+    assert find_scripts(base, target) == []
 
 
 def test_texts_of_a_system_hold_its_letters_only(plan, small):
-    made = list(plan.match.target.tokens)
-    texts = judging_texts(plan, find_resources(plan), made)
+    texts = judging_texts(plan, find_resources(plan))
     free = [text for name, text in texts.items() if name.startswith("sample")]
     cyrillic = [text for name, text in texts.items() if name.startswith("Cyrillic")]
     assert (len(free), len(cyrillic)) == (6, 2)

@@ -125,7 +125,7 @@ def choose_method(plan: Plan, resources: FileResources) -> Choice:
     assert isinstance(rules, Auto)
     seed = plan.recipe.runtime.seed
     hidden = hide_anchors(plan, rules.share, seed)
-    texts = judging_texts(plan, resources, hidden.ids)
+    texts = judging_texts(plan, resources)
     model, tokenizer = resources.load_body(), resources.load_base_tokenizer()
 
     def read() -> float:

@@ -2,12 +2,13 @@
 
 Left to itself a model writes what it likes best, mostly English. Rows for other writing systems would be
 judged, and fitted, by nothing. So it also writes texts of which every letter belongs to one of the systems
-that rows are made for, as far as it has tokens for it.
+that both vocabularies have tokens for. Which rows are made does not matter: a system with no missing token of
+its own may be spelt with missing bytes, and loses what loud rows of others take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
@@ -19,20 +20,20 @@ from tokensurgeon.vocab.vocabulary import Token
 _JUDGES = 24
 # So many of those as the base pleases for one in each writing system.
 _FREE_FOR_ONE = 5
-# A system with fewer tokens to make is not worth a text; with fewer in the base there is no text.
-_LEAST_MADE, _LEAST_KNOWN = 10, 20
+# A system with fewer tokens in the target is not worth a text; with fewer in the base there is no text.
+_LEAST_SPOKEN, _LEAST_KNOWN = 10, 20
+_MOST_SCRIPTS = 8
 _NO_SCRIPT = {"Digits", "Whitespace", "Symbols", "Bytes", "Special"}
 # What prose has between words. Without letters of their own, models end in lists, code and tables.
 _BETWEEN = set(" .,;:!?-–—…«»“”‘’'\"()、。，！？：；「」・،؛؟")
 
 
-def judging_texts(plan: Plan, resources: FileResources, made: Sequence[int] | None = None) -> dict[str, str]:
+def judging_texts(plan: Plan, resources: FileResources) -> dict[str, str]:
     """Text to judge rows by.
 
     Args:
         plan: A transplant.
         resources: Where the base's body is.
-        made: Target ids of the rows to judge; by default all missing ones.
 
     Returns:
         Text by name; seeded, the same for every use in a run.
@@ -40,16 +41,15 @@ def judging_texts(plan: Plan, resources: FileResources, made: Sequence[int] | No
     Raises:
         InputError: The base writes no text.
     """
-    return _write(plan, resources, 0, _JUDGES, plan.wanted if made is None else made)
+    return _write(plan, resources, 0, _JUDGES)
 
 
-def lesson_texts(plan: Plan, resources: FileResources, made: Sequence[int] | None = None) -> dict[str, str]:
+def lesson_texts(plan: Plan, resources: FileResources) -> dict[str, str]:
     """Other text, and more of it, to fit rows to.
 
     Args:
         plan: A transplant.
         resources: Where the base's body is.
-        made: Target ids of the rows to fit; by default all missing ones.
 
     Returns:
         Text by name; seeded, the same for every use in a run.
@@ -57,34 +57,31 @@ def lesson_texts(plan: Plan, resources: FileResources, made: Sequence[int] | Non
     Raises:
         InputError: The base writes no text.
     """
-    count = plan.recipe.new_rows.head_texts
-    return _write(plan, resources, 1, count, plan.wanted if made is None else made)
+    return _write(plan, resources, 1, plan.recipe.new_rows.head_texts)
 
 
-def find_scripts(base: Mapping[int, Token], made: Sequence[Token]) -> list[str]:
+def find_scripts(base: Iterable[Token], target: Iterable[Token]) -> list[str]:
     """Writing systems to write in.
 
     Args:
-        base: Tokens of the base, by id.
-        made: Tokens whose rows are made.
+        base: Tokens of the base.
+        target: Tokens of the target.
 
     Returns:
-        Those that matter and that the base has tokens for, the one with the most tokens to make first.
+        Those that both have tokens for, the one with the most target tokens first.
     """
-    known = count_scripts(base.values())
+    known = count_scripts(base)
     return [
         script
-        for script, count in count_scripts(made).items()
-        if script not in _NO_SCRIPT and count >= _LEAST_MADE and known.get(script, 0) >= _LEAST_KNOWN
-    ]
+        for script, count in count_scripts(target).items()
+        if script not in _NO_SCRIPT and count >= _LEAST_SPOKEN and known.get(script, 0) >= _LEAST_KNOWN
+    ][:_MOST_SCRIPTS]
 
 
-def _write(
-    plan: Plan, resources: FileResources, turn: int, count: int, made: Sequence[int]
-) -> dict[str, str]:
+def _write(plan: Plan, resources: FileResources, turn: int, count: int) -> dict[str, str]:
     base = plan.match.base.tokens
     texts = dict(resources.write_texts(turn, count))
-    for script in find_scripts(base, [plan.match.target.tokens[index] for index in made]):
+    for script in find_scripts(base.values(), plan.match.target.tokens.values()):
         words = [index for index, token in base.items() if script_of(token) == script]
         between = [index for index, token in base.items() if _stands_between(token)]
         written = resources.write_texts(turn, -(-count // _FREE_FOR_ONE), script, words, between)

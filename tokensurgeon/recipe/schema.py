@@ -252,7 +252,7 @@ class NewRowRules(_Part):
         240,
         ge=1,
         description="texts that the base writes for head_fit as it pleases; and a fifth as many in each "
-        "writing system with rows to make. More are better and take longer",
+        "writing system, at most eight, that both tokenizers know. More are better and take longer",
     )
     norm: Literal["free", "match"] = Field(
         "free", description="match: every row as long as the median row that is kept"
