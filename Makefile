@@ -104,7 +104,7 @@ TEXTS ?= ../shared/data/english.txt ../shared/data/math.txt ../shared/data/udhr/
 bench-methods: models
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_methods.py $(BUILD)/models/gemma3 $(BUILD)/models/smollm2 \
 		$(TEXTS:%=--text %) --max-bytes 4096 \
-		--corpus $(BUILD)/texts/corpus.txt --encoder $(BUILD)/models/minilm --cache $(BENCH)/methods.json
+		--corpus $(BUILD)/texts/corpus.txt --encoder $(BUILD)/models/minilm --cache $(BENCH)/methods.json --plot $(BENCH)/methods.png
 
 HIDDEN_TEXTS ?= ../shared/data/english.txt ../shared/data/math.txt ../shared/data/udhr/rus.txt $(BUILD)/texts/code.txt
 
