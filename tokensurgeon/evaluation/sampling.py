@@ -113,7 +113,8 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
             if self._masks:
                 logits = logits.masked_fill(self._masks[min(input_ids.shape[1] - 1, 1)], -torch.inf)
             sums = logits.softmax(dim=1).cumsum(dim=1)
-            wanted = level.to(sums) * sums[:, -1:]
-            # On the right of sums that are equal: a token without probability is never drawn.
-            drawn.append(torch.searchsorted(sums, wanted, right=True).clamp(max=sums.shape[1] - 1))
+            total = sums[:, -1:]
+            wanted = torch.minimum(level.to(sums) * total, torch.nextafter(total, torch.zeros_like(total)))
+            # Below the total, and on the right of sums that are equal: no token without probability is drawn.
+            drawn.append(torch.searchsorted(sums, wanted, right=True))
         return torch.full_like(scores, -torch.inf).scatter_(1, torch.cat(drawn), 0.0)
