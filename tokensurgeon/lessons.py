@@ -80,10 +80,10 @@ def find_scripts(base: Iterable[Token], target: Iterable[Token]) -> list[str]:
 
 def _write(plan: Plan, resources: FileResources, turn: int, count: int) -> dict[str, str]:
     base = plan.match.base.tokens
+    between = [index for index, token in base.items() if _stands_between(token)]
     texts = dict(resources.write_texts(turn, count))
     for script in find_scripts(base.values(), plan.match.target.tokens.values()):
         words = [index for index, token in base.items() if script_of(token) == script]
-        between = [index for index, token in base.items() if _stands_between(token)]
         written = resources.write_texts(turn, -(-count // _FREE_FOR_ONE), script, words, between)
         texts |= {f"{script} {name}": text for name, text in written.items()}
     return texts
