@@ -1,0 +1,1 @@
+"""Vocabularies rewritten: trimmed, extended, merged or learnt anew. Tokenizers in, tokenizers out; no weights."""

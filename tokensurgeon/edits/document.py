@@ -1,0 +1,78 @@
+"""A ``tokenizer.json`` that is being rewritten, and which of its tokens was which before."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A tokenizer that was made from another.
+
+    Attributes:
+        spec: Its ``tokenizer.json``, parsed.
+        origins: Id here to id there, of the tokens both have, ascending; every other token is new.
+        facts: What there is to tell of the edit, in the words of a report: ``{"kept": 512, ...}``.
+    """
+
+    spec: dict[str, Any] = field(repr=False)
+    origins: dict[int, int] = field(repr=False)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def model_type(spec: dict[str, Any]) -> str:
+    """``BPE``, ``Unigram``, ``WordPiece`` or ``WordLevel``, also where an old file does not say.
+
+    Args:
+        spec: ``tokenizer.json``, parsed.
+
+    Returns:
+        The type.
+    """
+    model = spec["model"]
+    return model.get("type") or ("Unigram" if isinstance(model["vocab"], list) else "BPE")
+
+
+def learnt_ids(spec: dict[str, Any]) -> dict[str, int]:
+    """Id of each piece of the model, added tokens apart, by its printed form.
+
+    Args:
+        spec: ``tokenizer.json``, parsed.
+
+    Returns:
+        Pieces in the order of the file.
+    """
+    vocab = spec["model"]["vocab"]
+    return {piece: i for i, (piece, _) in enumerate(vocab)} if isinstance(vocab, list) else dict(vocab)
+
+
+def read_merges(spec: dict[str, Any]) -> list[tuple[str, str]]:
+    """Merges of a BPE model in their order, whichever way the file writes them.
+
+    Args:
+        spec: ``tokenizer.json``, parsed.
+
+    Returns:
+        Pairs of printed forms.
+    """
+    merges = spec["model"].get("merges") or []
+    return [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in merges]
+
+
+def open_tokenizer(spec: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that a spec describes, without its truncation and padding.
+
+    Args:
+        spec: ``tokenizer.json``, parsed.
+
+    Returns:
+        A ``tokenizers`` object.
+    """
+    tokenizer = Tokenizer.from_str(json.dumps(spec))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

@@ -1,0 +1,79 @@
+"""What each edit of a vocabulary is told. No torch, no tokenizers: a recipe is read quickly."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Edit(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrimParams(_Edit):
+    """Leave out tokens. What is kept is what all that is asked for keeps together."""
+
+    operation: Literal["trim"] = "trim"
+    corpus: tuple[str, ...] = Field((), description="keep the tokens that these UTF-8 texts use")
+    least: int = Field(1, ge=1, description="times that a text token has to be used to be kept")
+    scripts: tuple[str, ...] = Field(
+        (), description="keep the tokens of these writing systems, such as Latin; digits, space, symbols too"
+    )
+    keep: tuple[str, ...] = Field((), description="files with one token a line, as text; kept in any case")
+    size: int | None = Field(None, ge=1, description="tokens to keep at most, the most used first")
+    exact_size: bool = Field(False, description="keep no fewer than size either, the lowest ids first")
+    multiple_of: int = Field(1, ge=1, description="keep so many more that the size is a multiple of this")
+
+
+class ExtendParams(_Edit):
+    """Add tokens."""
+
+    operation: Literal["extend"] = "extend"
+    tokens: tuple[str, ...] = Field((), description="files with one token a line, as text")
+    tokenizer: str | None = Field(None, description="directory of a tokenizer whose tokens are added")
+    corpus: tuple[str, ...] = Field((), description="UTF-8 texts that more merges are learnt from")
+    count: int | None = Field(None, ge=1, description="tokens to add at most")
+    placed: Literal["vocab", "added"] = Field(
+        "vocab",
+        description="vocab: merges (or scores) are added so that plain text produces them; added: as added "
+        "tokens, which text is searched for before anything else",
+    )
+
+
+class SupertokensParams(_Edit):
+    """Learn tokens that reach over spaces, and add them."""
+
+    operation: Literal["supertokens"] = "supertokens"
+    corpus: tuple[str, ...] = Field(min_length=1, description="UTF-8 texts to learn from")
+    count: int = Field(1000, ge=1, description="tokens to add at most")
+    most_words: int = Field(4, ge=2, description="words a token may span")
+    replace: bool = Field(
+        False, description="as many tokens as before: the least used of the corpus make room"
+    )
+
+
+class TrainParams(_Edit):
+    """Learn all tokens anew; the pre-tokenizer, the digit scheme and the special tokens stay."""
+
+    operation: Literal["train"] = "train"
+    corpus: tuple[str, ...] = Field(min_length=1, description="UTF-8 texts to learn from")
+    size: int | None = Field(
+        None, ge=300, description="tokens, special ones included; by default searched for, see `growth`"
+    )
+    growth: float = Field(
+        0.005, gt=0, description="without size: stop where the next step gains less than this share"
+    )
+
+
+class UnionParams(_Edit):
+    """Add every token of another tokenizer, behind the tokens there are."""
+
+    operation: Literal["union"] = "union"
+    tokenizer: str = Field(min_length=1, description="directory of the other tokenizer")
+
+
+AnyEdit = Annotated[
+    TrimParams | ExtendParams | SupertokensParams | TrainParams | UnionParams,
+    Field(discriminator="operation"),
+]
