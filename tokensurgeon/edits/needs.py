@@ -1,0 +1,130 @@
+"""Which tokens a token cannot be produced without.
+
+A trimmed tokenizer has to cut a text as before wherever all tokens of the text are kept. What that takes
+depends on the model.
+
+**BPE.** Merges fire in the order of their rank, the leftmost of a rank first. Take the merges that fire on a
+text while all are there. If these are kept, in their order, then at each step the merge that fired before is
+still the first of those that apply, for others have only gone; and at the end none applies, for none did. So
+the text is cut as before. For these to be kept it is enough to keep, for each kept token, the merges that make
+it: no merge crosses the borders of a token that is there at the end, so those inside it fire in the order in
+which they fire on the token alone. The last of them tells the two tokens needed, and what these need is found
+in the same way. A token that its own letters do not lead to is never made (`ignore_merges` looks it up), and
+needs nothing. Byte pieces and the unknown token are letters of their own: where merges build on them, every
+merge that makes a token counts.
+
+**Unigram.** The old path is still the best one as long as there is no path that was not there before. There
+would be one where a letter loses its own piece, for the unknown token then takes its place: so a piece needs
+its letters. The lowest score sets the price of the unknown token, so `trim` keeps the piece that has it.
+
+**WordPiece.** The longest match at each place is still the longest. But a word that failed, and was unknown,
+might succeed by shorter matches. It does not if each kept piece has pieces for its letters, for with these the
+old vocabulary would not have failed either: so a piece needs its letters. Where the old vocabulary has none for
+one of them (`Needs.unspelt`), an unknown word may become known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+
+from tokensurgeon.edits.document import learnt_ids, model_type, read_merges
+from tokensurgeon.vocab.canonical import Kind
+from tokensurgeon.vocab.vocabulary import Vocabulary
+
+
+class Needs:
+    """Id of a token -> ids of the tokens that it directly needs.
+
+    Args:
+        vocabulary: Of any kind.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._tokens = vocabulary.tokens
+        self._ids = learnt_ids(vocabulary.spec)
+        self._kind = model_type(vocabulary.spec)
+        self._prefix: str = vocabulary.spec["model"].get("continuing_subword_prefix") or ""
+        merges = read_merges(vocabulary.spec) if self._kind == "BPE" else []
+        # As the library: of a pair that is listed twice the last rank counts.
+        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
+        self._products = {left + right for left, right in merges}
+        long_letters = {token.content for token in vocabulary if token.kind is not Kind.TEXT}
+        self._long_letters = {part for pair in merges for part in pair if part in long_letters}
+        self._makers: dict[str, set[str]] = {}
+        if self._long_letters:
+            for pair in merges:
+                self._makers.setdefault("".join(pair), set()).update(pair)
+        self.direct = cache(self._find)
+
+    def close(self, ids: Iterable[int]) -> set[int]:
+        """Add to tokens all that they need, directly or not.
+
+        Args:
+            ids: Any tokens.
+
+        Returns:
+            These and the others.
+        """
+        closed: set[int] = set()
+        waiting = set(ids)
+        while waiting:
+            closed |= waiting
+            waiting = {need for index in waiting for need in self.direct(index)} - closed
+        return closed
+
+    def unspelt(self, ids: Iterable[int]) -> list[int]:
+        """Find the pieces of a WordPiece model that have a letter without a piece of its own.
+
+        Args:
+            ids: Any tokens.
+
+        Returns:
+            Those; none in another kind of model.
+        """
+        if self._kind != "WordPiece":
+            return []
+        texts = ((index, self._tokens[index]) for index in ids)
+        return [
+            index
+            for index, token in texts
+            if token.kind is Kind.TEXT
+            and any(letter not in self._ids for letter in self._letters(token.content))
+        ]
+
+    def _find(self, index: int) -> frozenset[int]:
+        content = self._tokens[index].content
+        if self._kind == "BPE":
+            parts = self._parts(content)
+        elif self._kind in ("Unigram", "WordPiece") and self._tokens[index].kind is Kind.TEXT:
+            parts = self._letters(content)
+        else:
+            parts = []
+        return frozenset(self._ids[part] for part in parts if part in self._ids) - {index}
+
+    def _letters(self, content: str) -> list[str]:
+        if not self._prefix:
+            return list(content)
+        continues = content.startswith(self._prefix) and content != self._prefix
+        letters = list(content.removeprefix(self._prefix)) if continues else list(content)
+        return [
+            letter if not (at or continues) else self._prefix + letter for at, letter in enumerate(letters)
+        ]
+
+    def _parts(self, content: str) -> list[str]:
+        if content not in self._products:
+            return []
+        if any(letter in content for letter in self._long_letters):
+            return list(self._makers[content])
+        symbols = list(content)
+        last: tuple[str, ...] = ()
+        while len(symbols) > 1:
+            _, at = min(
+                (self._ranks.get((symbols[at], symbols[at + 1]), len(self._ranks) + 1), at)
+                for at in range(len(symbols) - 1)
+            )
+            last = (symbols[at], symbols[at + 1])
+            if last not in self._ranks:
+                return []
+            symbols[at : at + 2] = ["".join(last)]
+        return list(last)
