@@ -8,7 +8,7 @@ text while all are there. If these are kept, in their order, then at each step t
 still the first of those that apply, for others have only gone; and at the end none applies, for none did. So
 the text is cut as before. For these to be kept it is enough to keep, for each kept token, the merges that make
 it: no merge crosses the borders of a token that is there at the end, so those inside it fire in the order in
-which they fire on the token alone. The last of them tells the two tokens needed, and what these need is found
+which they fire on it alone. The last of them tells the two tokens needed, and what these need is found
 in the same way. A token that its own letters do not lead to is never made (`ignore_merges` looks it up), and
 needs nothing. Byte pieces and the unknown token are letters of their own: where merges build on them, every
 merge that makes a token counts.

@@ -157,7 +157,8 @@ def _take_away(
     needed_by = Counter(need for index in kept for need in needs.direct(index))
     free = [(worth(index), index) for index in kept - firm if not needed_by[index]]
     heapq.heapify(free)
-    while len(kept) > size:
+    # What was only there for others, which comes first, goes with them also where the size is reached.
+    while len(kept) > size or (free and not free[0][0][0]):
         _, index = heapq.heappop(free)
         kept.remove(index)
         for need in needs.direct(index):
