@@ -33,7 +33,7 @@ def special(index, content):
 
 def framed(names):
     """A post-processor that puts the first of these before a text, and the last behind it."""
-    (first, one), (last, two) = names[0], names[-1]
+    first, last = names[0][0], names[-1][0]
     frame = [
         {"SpecialToken": {"id": first, "type_id": 0}},
         {"Sequence": {"id": "A", "type_id": 0}},

@@ -354,7 +354,7 @@ class TestOptions:
         assert list(edited.origins.values()) == list(range(300))
 
     def test_size_below_what_has_to_stay(self, gpt2):
-        with pytest.raises(RecipeError, match="trim.size: 100, and 260 tokens have to stay"):
+        with pytest.raises(RecipeError, match=r"trim\.size: 100, and 260 tokens have to stay"):
             trim(gpt2, TrimParams(size=100), {})
 
     def test_the_list_stays_whatever_the_size(self, gpt2, tmp_path):
