@@ -63,10 +63,9 @@ def compare(
         after_tokens += len(after)
         if after != before:
             changed += 1
-            spans = set(zip(before, [0, *ends], ends, strict=False))
-            changed_size += sum(
-                end - start for _, start, end in spans.difference(zip(after, [0, *new_ends], new_ends))
-            )
+            spans = zip([0, *ends[:-1]], ends, before, strict=True)
+            new_spans = set(zip([0, *new_ends[:-1]], new_ends, after, strict=True))
+            changed_size += sum(span[1] - span[0] for span in spans if span not in new_spans)
             if kept.issuperset(before):
                 broken.append(line)
     return Comparison(

@@ -3,24 +3,25 @@
 A trimmed tokenizer has to cut a text as before wherever all tokens of the text are kept. What that takes
 depends on the model.
 
-**BPE.** Merges fire in the order of their rank, the leftmost of a rank first. Take the merges that fire on a
-text while all are there. If these are kept, in their order, then at each step the merge that fired before is
-still the first of those that apply, for others have only gone; and at the end none applies, for none did. So
-the text is cut as before. For these to be kept it is enough to keep, for each kept token, the merges that make
-it: no merge crosses the borders of a token that is there at the end, so those inside it fire in the order in
-which they fire on it alone. The last of them tells the two tokens needed, and what these need is found
-in the same way. A token that its own letters do not lead to is never made (`ignore_merges` looks it up), and
-needs nothing. Byte pieces and the unknown token are letters of their own: where merges build on them, every
-merge that makes a token counts.
+**BPE.** Merges fire in the order of their rank, the leftmost of a rank first. Take the merges that fire on
+a text while all are there. If these are kept, in their order, then at each step the merge that fired before
+is still the first of those that apply, for others have only gone; and at the end none applies, for none
+did. So the text is cut as before. For these to be kept it is enough to keep, for each kept token, the
+merges that make it: no merge crosses the borders of a token that is there at the end, so those inside it
+fire in the order in which they fire on it alone. The last of them tells the two tokens needed, and what
+these need is found in the same way. A token that its own letters do not lead to is never made
+(`ignore_merges` looks it up), and needs nothing. Byte pieces and the unknown token are letters of their
+own: where merges build on them, every merge that makes a token counts.
 
 **Unigram.** The old path is still the best one as long as there is no path that was not there before. There
-would be one where a letter loses its own piece, for the unknown token then takes its place: so a piece needs
-its letters. The lowest score sets the price of the unknown token, so `trim` keeps the piece that has it.
+would be one where a letter loses its own piece, for the unknown token then takes its place: so a piece
+needs its letters. The lowest score sets the price of the unknown token, so `trim` keeps the piece that has
+it.
 
-**WordPiece.** The longest match at each place is still the longest. But a word that failed, and was unknown,
-might succeed by shorter matches. It does not if each kept piece has pieces for its letters, for with these the
-old vocabulary would not have failed either: so a piece needs its letters. Where the old vocabulary has none for
-one of them (`Needs.unspelt`), an unknown word may become known.
+**WordPiece.** The longest match at each place is still the longest. But a word that failed, and was
+unknown, might succeed by shorter matches. It does not if each kept piece has pieces for its letters, for
+with these the old vocabulary would not have failed either: so a piece needs its letters. Where the old
+vocabulary has none for one of them (`Needs.unspelt`), an unknown word may become known.
 """
 
 from __future__ import annotations

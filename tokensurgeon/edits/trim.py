@@ -42,8 +42,8 @@ def count_tokens(vocabulary: Vocabulary, texts: Iterable[str]) -> Counter[int]:
 def trim(vocabulary: Vocabulary, params: TrimParams, counts: Mapping[int, int]) -> Edited:
     """Leave out tokens; a text whose tokens are all kept is cut as before.
 
-    Special and added tokens, bytes and whatever the tokenizer's own settings name stay in any case, and so does
-    all that a kept token needs (see `needs`).
+    Special and added tokens, bytes and whatever the tokenizer's own settings name stay in any case, and so
+    does all that a kept token needs (see `needs`).
 
     Args:
         vocabulary: The tokenizer to trim.
