@@ -8,12 +8,13 @@ import string
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice, pairwise, product
+from functools import partial
+from itertools import groupby, islice, pairwise, product
 from typing import Any
 
 from tokensurgeon.edits.document import Edited, model_type
 from tokensurgeon.edits.grow import Growth, check_model, grown, print_form
-from tokensurgeon.edits.learn import count_words, learn_merges
+from tokensurgeon.edits.learn import Word, count_words, learn_merges
 from tokensurgeon.edits.params import ExtendParams
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocab.canonical import Family, Kind
@@ -302,14 +303,21 @@ def _chain_merges(vocabulary: Vocabulary, chosen: dict[bytes, str], growth: Grow
     failed = {}
     ranks: dict[tuple[str, str], int] = {}
     wanted = set(chosen.values())
+    # A letter that text has been given bytes for becomes a token, on the way to the tokens it is in.
+    spells_letters = vocabulary.family is not Family.BYTE_LEVEL
+    lacking: set[str] = set()
     for data, content in sorted(chosen.items(), key=lambda item: len(item[0])):
         if content in growth.taken:
             continue
-        parts = _parts(vocabulary, content)
+        letters = {char for char in content if char not in growth.taken} if spells_letters else set()
+        parts = _parts(vocabulary, content, lacking | letters)
         steps = _build_up(_settle(parts, ranks), growth.taken, wanted) if parts else None
         if steps is None:
             failed[data] = _BLOCKED if parts else _UNSPELT
             continue
+        lacking |= letters
+        for letter in sorted(letters):
+            growth.add(letter)
         for pair in steps:
             growth.add("".join(pair))
             ranks[pair] = len(growth.merges)
@@ -317,10 +325,15 @@ def _chain_merges(vocabulary: Vocabulary, chosen: dict[bytes, str], growth: Grow
     return failed
 
 
-def _parts(vocabulary: Vocabulary, content: str) -> list[str]:
-    """How the model cuts a printed form; empty where it needs bytes or unknown tokens for it."""
-    tokens = [vocabulary.tokens[index] for index in vocabulary.run_model(content)]
-    parts = [token.content for token in tokens if token.kind is Kind.TEXT]
+def _parts(vocabulary: Vocabulary, content: str, letters: set[str]) -> list[str]:
+    """How the model cuts a printed form once it has these letters; empty where it needs bytes or unknowns."""
+    parts = []
+    for known, stretch in groupby(content, key=lambda char: char not in letters):
+        if known:
+            ids = vocabulary.run_model("".join(stretch))
+            parts += [vocabulary.tokens[i].content for i in ids if vocabulary.tokens[i].kind is Kind.TEXT]
+        else:
+            parts += stretch
     return parts if "".join(parts) == content else []
 
 
@@ -403,44 +416,46 @@ def _list_pieces(vocabulary: Vocabulary, chosen: dict[bytes, str], growth: Growt
 
 def _learn(vocabulary: Vocabulary, texts: Iterable[str], count: int) -> Vocabulary:
     words = count_words(vocabulary, texts, word_cutter(vocabulary))
-    kind = model_type(vocabulary.spec)
     growth = Growth(vocabulary)
+    kind = model_type(vocabulary.spec)
     if kind == "BPE":
-
-        def join(left: int, right: int) -> int | None:
-            content = growth.content[left] + growth.content[right]
-            return None if content in growth.taken else growth.add(content)
-
-        merges, _ = learn_merges(words, join, count)
+        merges, _ = learn_merges(words, lambda left, right: _join(growth, left, right), count)
         growth.merges += [(growth.content[left], growth.content[right]) for left, right, _ in merges]
-        return grown(vocabulary, growth.spec())
-    prefix = vocabulary.spec["model"].get("continuing_subword_prefix") or ""
-    trial = Growth(vocabulary)
-    sizes = Counter(dict.fromkeys(vocabulary.tokens, 1))
-
-    def join_pieces(left: int, right: int) -> int | None:
-        content = trial.content[left] + trial.content[right].removeprefix(prefix)
-        if content in trial.taken:
-            return None
-        index = trial.add(content)
-        sizes[index] = sizes[left] + sizes[right]
-        return index
-
-    # A piece needs no pieces in between, so twice as many are tried and those that save the most stay.
-    _, uses = learn_merges(words, join_pieces, 2 * count)
-    gains = {index: uses[index] * (sizes[index] - 1) for index in trial.new if uses[index]}
-    best = sorted(gains, key=lambda index: (-gains[index], index))[:count]
-    if kind == "WordPiece":
-        for index in sorted(best):
-            growth.add(trial.content[index])
-        return grown(vocabulary, growth.spec())
-    scores = dict(vocabulary.spec["model"]["vocab"])
-    total = sum(uses.values())
-    for index in sorted(best, key=lambda index: len(trial.content[index])):
-        content = trial.content[index]
-        score = max(math.log(uses[index] / total), best_score(content, scores) + _EDGE)
-        scores[content] = growth.scores[growth.add(content)] = score
+    else:
+        uses = _learn_pieces(vocabulary, words, count)
+        total = sum(words.values())
+        scores = dict(vocabulary.spec["model"]["vocab"]) if kind == "Unigram" else {}
+        for content in sorted(uses, key=len):
+            index = growth.add(content)
+            if kind == "Unigram":
+                score = max(math.log(uses[content] / total), best_score(content, scores) + _EDGE)
+                scores[content] = growth.scores[index] = max(score, min(scores.values()))
     return grown(vocabulary, growth.spec())
+
+
+def _join(growth: Growth, left: int, right: int, prefix: str = "") -> int | None:
+    content = growth.content[left] + growth.content[right].removeprefix(prefix)
+    return None if content in growth.taken else growth.add(content)
+
+
+def _learn_pieces(vocabulary: Vocabulary, words: Counter[Word], count: int) -> dict[str, int]:
+    """The pieces that save the most tokens, and their uses.
+
+    Merges are tried until enough of their products are left over: a piece needs none in between.
+    """
+    prefix = vocabulary.spec["model"].get("continuing_subword_prefix") or ""
+    most = count
+    while True:
+        most *= 2
+        trial = Growth(vocabulary)
+        merges, uses = learn_merges(words, partial(_join, trial, prefix=prefix), most)
+        sizes = Counter(dict.fromkeys(vocabulary.tokens, 1))
+        for left, right, product in merges:
+            sizes[product] = sizes[left] + sizes[right]
+        gains = {index: uses[index] * (sizes[index] - 1) for index in trial.new if uses[index]}
+        if len(gains) >= count or len(merges) < most:
+            best = sorted(gains, key=lambda index: (-gains[index], index))[:count]
+            return {trial.content[index]: uses[index] for index in best}
 
 
 def word_cutter(vocabulary: Vocabulary) -> Callable[[int, int], bool]:

@@ -87,7 +87,7 @@ def _identity(token: Token) -> tuple[Kind, bytes, bool]:
 
 
 def _base(vocabulary: Vocabulary) -> list[Token]:
-    """Tokens that stay whatever the corpus: special and added ones, byte pieces, the byte alphabet or ASCII."""
+    """Tokens that stay whatever the corpus: special and added ones, bytes, ASCII letters."""
     front = [token for token in vocabulary if token.added or token.kind is Kind.SPECIAL]
     pieces = [token for token in vocabulary if token.kind is Kind.BYTE]
     letters = [
@@ -122,13 +122,14 @@ def _search_size(
     once = None if kind == "Unigram" else _run_trainer(vocabulary, base, kind, learn, _LARGEST)
     measure = _log_likelihood if kind == "Unigram" else _bytes_per_token
     tried: list[dict[str, Any]] = []
-    size, best = len(base) + _FIRST, 0
+    size = len(base) + _FIRST
+    best, last = 0, -math.inf
     while True:
         learnt = once or _run_trainer(vocabulary, base, kind, learn, size)
         trial = _assemble(vocabulary, base, learnt, size)
         score = measure(trial, held)
         tried.append({"size": len(trial), measure.__name__.strip("_"): round(score, 4)})
-        if best and (score - last) / abs(last) < growth:
+        if best and score - last < growth * abs(last):
             return best, tried
         best, last = len(trial), score
         if len(trial) < size or size >= _LARGEST:
