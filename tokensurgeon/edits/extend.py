@@ -450,8 +450,8 @@ def _learn_pieces(vocabulary: Vocabulary, words: Counter[Word], count: int) -> d
         trial = Growth(vocabulary)
         merges, uses = learn_merges(words, partial(_join, trial, prefix=prefix), most)
         sizes = Counter(dict.fromkeys(vocabulary.tokens, 1))
-        for left, right, product in merges:
-            sizes[product] = sizes[left] + sizes[right]
+        for left, right, joined in merges:
+            sizes[joined] = sizes[left] + sizes[right]
         gains = {index: uses[index] * (sizes[index] - 1) for index in trial.new if uses[index]}
         if len(gains) >= count or len(merges) < most:
             best = sorted(gains, key=lambda index: (-gains[index], index))[:count]

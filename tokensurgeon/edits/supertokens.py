@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from tokensurgeon.edits.document import Edited, open_tokenizer, read_merges
@@ -208,22 +209,24 @@ def _phrases(vocabulary: Vocabulary, joined: Vocabulary, texts: Sequence[str]) -
     """Runs of words and marks that are one token each, with nothing else between."""
     plain = plain_ids(vocabulary)
     printed = {token.id: token.data.decode(errors="replace") for token in vocabulary}
-    follows: dict[tuple[int, int], bool] = {}
     phrases: Counter[Word] = Counter()
     phrase: list[int] = []
-    last = None
+    last, before = None, "\n"
     for piece, word in read_words(vocabulary, texts, word_cutter(vocabulary), joined):
-        fits = len(word) == 1 and word[0] in plain
-        if phrase:
-            pair = (phrase[-1], word[0])
-            if pair not in follows:
-                before, after = (printed[index] for index in pair)
-                follows[pair] = bool(_GLUES.fullmatch(before) and _CONTINUES.fullmatch(after))
-            if not fits or piece != last or not follows[pair]:
-                phrases[tuple(phrase)] += 1
-                phrase = []
-        if fits:
+        text = printed.get(word[0], "")
+        whole = len(word) == 1 and word[0] in plain
+        if not (whole and phrase and piece == last and _follows(before, text)):
+            phrases[tuple(phrase)] += 1
+            # The rest of a word, as after an apostrophe, opens no phrase.
+            opens = whole and (before[-1:].isspace() or _CONTINUES.fullmatch(text))
+            phrase = [word[0]] if opens else []
+        else:
             phrase.append(word[0])
-        last = piece
+        last, before = piece, printed.get(word[-1], "")
     phrases[tuple(phrase)] += 1
     return Counter({phrase: times for phrase, times in phrases.items() if len(phrase) > 1})
+
+
+@cache
+def _follows(before: str, after: str) -> bool:
+    return bool(_GLUES.fullmatch(before) and _CONTINUES.fullmatch(after))

@@ -122,7 +122,8 @@ def _search_size(
     once = None if kind == "Unigram" else _run_trainer(vocabulary, base, kind, learn, _LARGEST)
     measure = _log_likelihood if kind == "Unigram" else _bytes_per_token
     tried: list[dict[str, Any]] = []
-    size = len(base) + _FIRST
+    letters = set() if vocabulary.family is Family.BYTE_LEVEL else set("".join(texts))
+    size = len(base) + len(letters) + _FIRST
     best, last = 0, -math.inf
     while True:
         learnt = once or _run_trainer(vocabulary, base, kind, learn, size)
@@ -164,7 +165,9 @@ def _run_trainer(
     room = max(size - len(base), 1)
     options: dict[str, Any] = {"show_progress": False, "special_tokens": []}
     if kind == "Unigram":
-        # The trainer counts every letter of the corpus among its pieces.
+        # Letters of the corpus are among the trainer's pieces, also those that stay anyway.
+        letters = set("▁").union(*texts)
+        room += sum(token.content in letters for token in base)
         trainer = trainers.UnigramTrainer(vocab_size=room, **options)
     else:
         if vocabulary.family is Family.BYTE_LEVEL:
@@ -183,7 +186,8 @@ def _run_trainer(
     document = json.loads(tokenizer.to_str())
     vocab = document["model"]["vocab"]
     if isinstance(vocab, list):
-        return _Learnt([piece for piece, _ in vocab], dict(vocab), [])
+        # Letters first: what exceeds the size is cut off.
+        return _Learnt(sorted(dict(vocab), key=lambda piece: len(piece) > 1), dict(vocab), [])
     return _Learnt(sorted(vocab, key=vocab.__getitem__), {}, read_merges(document))
 
 
