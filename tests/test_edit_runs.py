@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from tokensurgeon.cli.app import main
 from tokensurgeon.errors import InputError, RecipeError
 from tokensurgeon.pipeline import run
 from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.vocab.vocabulary import load_vocabulary
 
-TEXT = "the quick brown fox jumps over the lazy dog. 1234 naïve café\n"
+TEXT = "the quick brown fox jumps over the dog. add the dog first. 1234 naïve café\n"
 
 
 @pytest.fixture
@@ -191,7 +193,7 @@ def test_supertokens_shorten_text_and_leave_other_text_alone(make_model, byte_le
     old, new = load_vocabulary(base), load_vocabulary(out)
     assert report.edits.keeps_ids
     assert len(new.encode(TEXT)) < len(old.encode(TEXT))
-    assert new.encode("house of cards") == old.encode("house of cards")
+    assert new.encode("the first dog, the second") == old.encode("the first dog, the second")
 
 
 def test_a_trained_tokenizer_is_a_target(make_model, byte_level, corpus, tmp_path):
@@ -220,16 +222,18 @@ def test_language_codes_behind_a_hole_close_up_and_configs_follow(make_model, by
     bound = load_vocabulary(byte_level).bound
     codes = ["en_XX", "fr_XX"]
     tokenizer = special_heavy(tmp_path / "tokenizer", byte_level, codes, bound + 5)
-    base = make_model("bart", tokenizer, vocab_size=bound + 7, forced_bos_token_id=bound + 6)
-    out = tmp_path / "out"
+    base, out = make_model("bart", tokenizer, vocab_size=bound + 7), tmp_path / "out"
+    path = base / "generation_config.json"
+    named = {"forced_bos_token_id": bound + 6, "forced_decoder_ids": [[1, bound + 5], [2, bound + 6]]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | named))
     report = edit(base, out, {"operation": "trim", "corpus": [str(corpus)]})
     new = load_vocabulary(out)
     assert report.passed
     assert list(new.tokens) == list(range(len(new)))
-    places = json.loads((out / "config.json").read_text())
+    english, french = (new.by_content[code].id for code in codes)
     generation = json.loads((out / "generation_config.json").read_text())
-    forced = places.get("forced_bos_token_id", generation.get("forced_bos_token_id"))
-    assert forced == new.by_content["fr_XX"].id
+    assert generation["forced_bos_token_id"] == french
+    assert generation["forced_decoder_ids"] == [[1, english], [2, french]]
     old_row, new_row = (
         tensors(place)["model.shared.weight"][load_vocabulary(place).by_content["fr_XX"].id]
         for place in (base, out)
@@ -293,3 +297,65 @@ def test_the_edited_tokenizer_leaves_no_temporary_files(
     edit(make_model("llama", byte_level), tmp_path / "out", {"operation": "trim", "corpus": [str(corpus)]})
     gc.collect()
     assert not list((tmp_path / "temporary").glob("tokensurgeon-*"))
+
+
+def command(monkeypatch, capsys, *words: str) -> dict:
+    monkeypatch.setattr(sys, "argv", ["tokensurgeon", *words, "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    captured = capsys.readouterr()
+    assert not ended.value.code, captured.err
+    return json.loads(captured.out)
+
+
+def test_each_verb_is_its_recipe_in_one_line(make_model, byte_level, corpus, tmp_path, monkeypatch, capsys):
+    base = str(make_model("llama", byte_level))
+    lines = {
+        "trim": ["--corpus", str(corpus), "--least", "2", "--multiple-of", "8"],
+        "extend": ["--corpus", str(corpus), "--count", "4", "--method", "mean"],
+        "supertokens": ["--corpus", str(corpus), "--count", "4", "--most-words", "3"],
+    }
+    asked = {
+        "trim": {"corpus": [str(corpus)], "least": 2, "multiple_of": 8},
+        "extend": {"corpus": [str(corpus)], "count": 4},
+        "supertokens": {"corpus": [str(corpus)], "count": 4, "most_words": 3},
+    }
+    for verb, words in lines.items():
+        document = command(monkeypatch, capsys, verb, base, str(tmp_path / verb), "--dry-run", *words)
+        again = build_recipe(
+            {"base": base, "output": "x", "edits": [{"operation": verb, **asked[verb]}], "method": "pieces"}
+        )
+        step = document["plan"]["edits"]
+        assert step == [f"{s.params.operation} {s.before:,} -> {s.after:,} tokens" for s in steps_of(again)]
+
+
+def steps_of(recipe):
+    from tokensurgeon.edits.chain import edit_tokenizer
+
+    return edit_tokenizer(Path(recipe.base.path), recipe.edits).steps
+
+
+def test_a_tokenizer_is_trained_alone_and_taken_as_a_target(
+    make_model, byte_level, corpus, tmp_path, monkeypatch, capsys
+):
+    base, new = make_model("llama", byte_level), tmp_path / "new"
+    document = command(
+        monkeypatch, capsys, "train-tokenizer", str(base), str(new), "--corpus", str(corpus), "--size", "300"
+    )
+    assert document["facts"]["tokens_after"] == len(load_vocabulary(new)) <= 300
+    assert not list(new.glob("*.safetensors"))
+    command(
+        monkeypatch, capsys, "transplant", str(base), str(new), str(tmp_path / "out"), "--method", "pieces"
+    )
+    assert load_vocabulary(tmp_path / "out").encode(TEXT) == load_vocabulary(new).encode(TEXT)
+
+
+def test_tokenised_data_follows_the_id_map(make_model, byte_level, corpus, tmp_path, monkeypatch, capsys):
+    import numpy as np
+
+    base, out = make_model("llama", byte_level), tmp_path / "out"
+    command(monkeypatch, capsys, "trim", str(base), str(out), "--corpus", str(corpus), "--tokenizer-only")
+    old, new = load_vocabulary(base), load_vocabulary(out)
+    np.save(tmp_path / "old.npy", np.array([old.encode(TEXT)] * 2, dtype=np.uint16))
+    command(monkeypatch, capsys, "remap-ids", str(out), str(tmp_path / "old.npy"), str(tmp_path / "new.npy"))
+    assert np.load(tmp_path / "new.npy").tolist() == [new.encode(TEXT)] * 2
