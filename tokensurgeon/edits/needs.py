@@ -88,7 +88,7 @@ class Needs:
         if self._kind != "WordPiece":
             return []
         pieces = [index for index in ids if self._tokens[index].kind is Kind.TEXT]
-        return [index for index in pieces if self._letters(index) - self._ids.keys()]
+        return [index for index in pieces if not self._ids.keys() >= self._letters(index)]
 
     def _find(self, index: int) -> frozenset[int]:
         parts: Iterable[str] = ()
