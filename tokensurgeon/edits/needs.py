@@ -28,7 +28,7 @@ single letters all the same: no text that these can write becomes unknown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from functools import cache
 
 from tokensurgeon.edits.document import learnt_ids, model_type, read_merges
@@ -60,21 +60,22 @@ class Needs:
                 self._makers.setdefault("".join(pair), set()).update(pair)
         self.direct = cache(self._find)
 
-    def close(self, ids: Iterable[int]) -> set[int]:
+    def close(self, ids: Iterable[int], closed: Set[int] = frozenset()) -> set[int]:
         """Add to tokens all that they bring with them, directly or not.
 
         Args:
             ids: Any tokens.
+            closed: Tokens that are there already, with all that they bring.
 
         Returns:
-            These and the others.
+            These and the others, without those that are there already.
         """
-        closed: set[int] = set()
-        waiting = set(ids)
+        found: set[int] = set()
+        waiting = set(ids) - closed
         while waiting:
-            closed |= waiting
-            waiting = {need for index in waiting for need in self.direct(index)} - closed
-        return closed
+            found |= waiting
+            waiting = {need for index in waiting for need in self.direct(index)} - found - closed
+        return found
 
     def unspelt(self, ids: Iterable[int]) -> list[int]:
         """Find the pieces of a WordPiece model that have a letter without a piece of its own.

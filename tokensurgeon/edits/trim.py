@@ -51,9 +51,9 @@ def trim(vocabulary: Vocabulary, params: TrimParams, counts: Mapping[int, int]) 
         counts: Uses of each token in ``params.corpus``, as `count_tokens` finds them.
 
     Returns:
-        The tokenizer, with ids from 0 on in the order of the old ones. Its facts: ``tokens`` before and ``kept``,
-        ``why`` (by the first reason that applies), ``merges`` before and ``merges_kept``, and how many pieces
-        of a WordPiece model are ``unspelt``, if any are (see `needs`).
+        The tokenizer, with ids from 0 on in the order of the old ones. Its facts: ``tokens`` before, and how
+        many are ``kept``; ``why``, by the first reason that applies; ``merges`` before and ``merges_kept``;
+        how many pieces of a WordPiece model are ``unspelt``, if any are (see `needs`).
 
     Raises:
         RecipeError: Nothing is asked for, or what is asked for contradicts itself or the vocabulary.
@@ -184,7 +184,7 @@ def _fill(kept: set[int], goal: int, needs: Needs, order: Iterable[int]) -> set[
     # What did not fit may do so once others have brought what it needs.
     while len(kept) < goal:
         for index in waiting:
-            added = needs.close([index]) - kept
+            added = needs.close([index], kept)
             if len(kept) + len(added) <= goal:
                 kept |= added
                 filled |= added
