@@ -18,7 +18,8 @@ ARROWS = {
     "errors": set(),
     "console": set(),
     "notices": set(),
-    "recipe": {"methods"},
+    "recipe": {"methods", "edits"},
+    "edits": {"vocab", "checkpoint", "evaluation"},
     "lexicon": {"vocab", "methods"},
     "resources": {"recipe", "evaluation", "methods", "solvers"},
     "lessons": {"plan", "resources", "vocab"},
@@ -31,7 +32,7 @@ ARROWS = {
     "report": set(),
     "device": set(),
     "inputs": {"recipe", "checkpoint", "methods", "evaluation"},
-    "plan": {"inputs", "device", "recipe", "vocab", "checkpoint", "methods", "evaluation"},
+    "plan": {"inputs", "device", "recipe", "vocab", "edits", "checkpoint", "methods", "evaluation"},
     "parallel": set(),
     "batches": {"parallel", "checkpoint", "methods"},
     "sourcing": {"plan", "checkpoint", "methods", "vocab"},
@@ -40,15 +41,15 @@ ARROWS = {
     "surgery": {"plan", "sourcing", "device", "checkpoint", "methods", "batches", "solvers"}
     | {"lexicon", "resources", "rows", "adjust"},
     "quality": {"plan", "sourcing", "rows", "checkpoint", "solvers", "report"},
-    "evidence": {"plan", "rows", "quality", "choice", "checkpoint", "vocab", "evaluation", "report"},
+    "evidence": {"plan", "rows", "quality", "choice", "edits", "checkpoint", "vocab", "evaluation", "report"},
     "hidden_anchors": {"plan", "surgery", "rows", "batches", "resources", "lexicon", "sourcing", "checkpoint"}
     | {"methods", "solvers", "vocab"},
     "choice": {"hidden_anchors", "adjust", "rows", "plan", "batches", "parallel", "recipe", "resources"}
     | {"lessons", "checkpoint", "methods", "evaluation"},
     "calibration": {"hidden_anchors", "pipeline", "plan", "rows", "batches", "parallel", "recipe"}
     | {"checkpoint", "methods", "evaluation"},
-    "pipeline": {"plan", "choice", "surgery", "batches", "parallel", "evidence", "device", "recipe", "vocab"}
-    | {"resources", "rows", "checkpoint", "methods", "report"},
+    "pipeline": {"plan", "choice", "surgery", "edits", "batches", "parallel", "evidence", "device", "recipe"}
+    | {"vocab", "resources", "rows", "checkpoint", "methods", "report"},
     "cli": {
         "calibration",
         "pipeline",
@@ -56,6 +57,7 @@ ARROWS = {
         "device",
         "recipe",
         "vocab",
+        "edits",
         "checkpoint",
         "methods",
         "solvers",
@@ -95,10 +97,11 @@ def test_imports_follow_the_arrows(path):
     assert imported_rooms(path) <= ARROWS[room] | EVERYWHERE | {room}
 
 
-def test_a_recipe_takes_parameters_from_methods_and_nothing_else():
+def test_a_recipe_takes_parameters_from_methods_and_edits_and_nothing_else():
     for path in (PACKAGE / "recipe").glob("*.py"):
         text = path.read_text(encoding="utf-8")
-        assert text.count("tokensurgeon.methods") == text.count("tokensurgeon.methods.params")
+        for room in ("methods", "edits"):
+            assert text.count(f"tokensurgeon.{room}") == text.count(f"tokensurgeon.{room}.params")
 
 
 def test_solvers_import_torch_only():

@@ -10,9 +10,12 @@ from pathlib import Path
 from tokensurgeon import __version__
 from tokensurgeon.checkpoint.expectation import hash_file, row_digests
 from tokensurgeon.checkpoint.layout import TensorRole
+from tokensurgeon.checkpoint.sidefiles import ID_MAP
 from tokensurgeon.checkpoint.stream import hash_all
 from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.choice import Choice
+from tokensurgeon.edits.chain import EditedTokenizer
+from tokensurgeon.edits.lossless import compare, unreachable
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.notices import Notice
 from tokensurgeon.plan import Plan
@@ -71,6 +74,7 @@ def gather_evidence(
         checks=[r.Check(name=c.name, passed=c.passed, detail=c.detail) for c in verification.checks],
         scores=scores,
         choice=_choice(plan, tensors, choice) if choice is not None else None,
+        edits=_edits(plan, plan.edited) if plan.edited is not None else None,
         warnings=[r.Notice(code=notice.code, text=notice.text) for notice in notices],
     )
 
@@ -101,12 +105,36 @@ def _choice(plan: Plan, tensors: list[NewTensor], choice: Choice) -> r.ChoiceSum
     )
 
 
+def _edits(plan: Plan, edited: EditedTokenizer) -> r.EditSummary:
+    rules = plan.recipe.report
+    texts = read_texts([Path(text) for text in rules.texts], rules.max_bytes)
+    cut = compare(edited.before, edited.after, edited.origins, texts)
+    before, after = cut.bytes_per_token
+    return r.EditSummary(
+        steps=[
+            r.EditStep(operation=s.params.operation, before=s.before, after=s.after, facts=s.facts)
+            for s in edited.steps
+        ],
+        kept=len(edited.origins),
+        keeps_ids=edited.keeps_ids,
+        files=edited.files,
+        lines=cut.lines,
+        changed_lines=cut.changed_lines,
+        changed_bytes=cut.changed_bytes,
+        broken=cut.broken,
+        bytes_per_token_before=before,
+        bytes_per_token_after=after,
+        unreachable=len(unreachable(edited.after)),
+        unreachable_before=len(unreachable(edited.before)),
+    )
+
+
 def _inputs(plan: Plan) -> list[r.InputModel]:
     inputs = plan.inputs
     found = []
     for role, directory, ref in (
         ("base", inputs.base, plan.recipe.base),
-        ("target", inputs.target, plan.recipe.target),
+        ("target", plan.edited.source if plan.edited else inputs.target, plan.recipe.target),
         ("donor", inputs.donor, plan.recipe.donor),
     ):
         if directory is None:
@@ -257,6 +285,9 @@ def _files(plan: Plan, tensors: list[NewTensor]) -> dict[str, str]:
         name: "target" if path.parent == plan.inputs.target or plan.inputs.target in path.parents else "base"
         for name, path in plan.copied_files.items()
     }
+    if plan.edited is not None:
+        files |= {name: "edited" for name, origin in files.items() if origin == "target"}
+        files[ID_MAP] = "rebuilt"
     files |= dict.fromkeys(plan.rewritten, "rebuilt")
     files |= {shard.path.name: "rebuilt" for shard in plan.inputs.base_index.shards}
     files |= dict.fromkeys(

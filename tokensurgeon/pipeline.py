@@ -24,13 +24,15 @@ from tokensurgeon.checkpoint.expectation import (
     token_rows,
 )
 from tokensurgeon.checkpoint.reader import map_tensor
-from tokensurgeon.checkpoint.sidefiles import is_tokenizer_file
+from tokensurgeon.checkpoint.sidefiles import ID_MAP, is_tokenizer_file
+from tokensurgeon.checkpoint.source import resolve_checkpoint
 from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.checkpoint.writer import free_bytes, refuse_existing, staged_directory, write_weights
 from tokensurgeon.choice import Choice, choose_method, settle
 from tokensurgeon.console import logger, progress
 from tokensurgeon.device import available_memory, find_device
+from tokensurgeon.edits.chain import EditedTokenizer, dump_id_map, edit_tokenizer
 from tokensurgeon.errors import InputError, ResourceError, VerificationError
 from tokensurgeon.evidence import gather_evidence
 from tokensurgeon.methods.registry import find_method
@@ -164,6 +166,29 @@ def preflight(recipe: Recipe, force: bool) -> Plan:
     return plan
 
 
+def write_tokenizer_only(recipe: Recipe, *, force: bool = False) -> EditedTokenizer:
+    """Edit a tokenizer and publish its directory, without a model.
+
+    Args:
+        recipe: Its base, edits and output count; the base needs no weights.
+        force: Replace an existing output.
+
+    Returns:
+        What the edits made.
+
+    Raises:
+        TokensurgeonError: An edit is impossible, or the output exists.
+    """
+    output = Path(recipe.output).expanduser().resolve()
+    refuse_existing(output, force)
+    source = resolve_checkpoint(recipe.base.path, recipe.base.revision, "none")
+    edited = edit_tokenizer(source, recipe.edits)
+    with staged_directory(output, force) as stage:
+        shutil.copytree(edited.folder, stage, dirs_exist_ok=True)
+        (stage / ID_MAP).write_text(dump_id_map(edited), encoding="utf-8")
+    return edited
+
+
 def find_resources(plan: Plan) -> FileResources:
     """What the recipe brings besides the models.
 
@@ -217,6 +242,8 @@ def _write(plan: Plan, tensors: list[NewTensor], stage: Path) -> None:
         (stage / name).write_text(text, encoding="utf-8")
     (stage / "config.json").write_text(dump_config(plan.config), encoding="utf-8")
     (stage / "generation_config.json").write_text(dump_config(plan.generation_config), encoding="utf-8")
+    if plan.edited is not None:
+        (stage / ID_MAP).write_text(dump_id_map(plan.edited), encoding="utf-8")
     replaced = {new.tensor.name: new.data for new in tensors}
     with progress("writing", plan.bytes_to_write) as advance:
         link = plan.recipe.runtime.link

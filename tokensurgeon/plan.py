@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tokensurgeon.checkpoint.configs import (
 from tokensurgeon.checkpoint.layout import TensorRole, VocabTensor
 from tokensurgeon.checkpoint.sidefiles import carried_files, tokenizer_files
 from tokensurgeon.device import available_memory, find_device
+from tokensurgeon.edits.chain import EditedTokenizer, edit_tokenizer
 from tokensurgeon.errors import InputError, PolicyError, RecipeError
 from tokensurgeon.inputs import Inputs, read_inputs
 from tokensurgeon.methods.params import Cost
@@ -29,7 +31,7 @@ from tokensurgeon.recipe.schema import Auto, Recipe, RowMultiple
 from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.decompose import Pieces, decompose
 from tokensurgeon.vocab.digits import digit_scheme, keep_digits
-from tokensurgeon.vocab.match import VocabMatch, match_vocabularies
+from tokensurgeon.vocab.match import VocabMatch, match_edited, match_vocabularies
 from tokensurgeon.vocab.special import Origin, Source
 from tokensurgeon.vocab.usable import is_reachable, is_reserved
 from tokensurgeon.vocab.vocabulary import Vocabulary, load_vocabulary
@@ -62,6 +64,8 @@ class Plan:
         copied_files: Where each copied file comes from, by its name in the output.
         rewritten: New text of those that do not stay as they are, by name.
         notices: Warnings so far.
+        edited: What the recipe's edits made of the target's tokenizer; None without edits.
+        donor_ids: Target id to the donor's id of the same token; None where they are equal.
     """
 
     recipe: Recipe
@@ -79,6 +83,8 @@ class Plan:
     copied_files: dict[str, Path]
     rewritten: dict[str, str] = field(repr=False)
     notices: list[Notice]
+    edited: EditedTokenizer | None = None
+    donor_ids: dict[int, int] | None = field(default=None, repr=False)
 
     @property
     def output(self) -> Path:
@@ -108,6 +114,11 @@ class Plan:
     def is_identity(self) -> bool:
         """Whether the target is the base's own tokenizer and no row moves."""
         return self.match.is_identity and self.rows == self.inputs.layout.rows
+
+    @property
+    def only_adds(self) -> bool:
+        """Whether the base's own tokenizer was edited and lost nothing: rows without a token stay as well."""
+        return self.recipe.edits_itself and self.edited is not None and self.edited.keeps_ids
 
     def rows_of(self, tensor: VocabTensor) -> int:
         """Rows of a vocabulary tensor in the output; Gemma 3n's per-layer table has fewer than the others."""
@@ -220,25 +231,32 @@ def make_plan(recipe: Recipe) -> Plan:
     """
     find_device(recipe.runtime.device)
     if isinstance(recipe.method, Auto):
-        rules = recipe.method.with_candidates(_brings_weights(recipe.donor.path))
+        rules = recipe.method.with_candidates(recipe.brings_donor and _brings_weights(recipe.donor.path))
         recipe = recipe.model_copy(update={"method": rules})
     inputs = read_inputs(recipe)
-    target, base = load_vocabulary(inputs.target), load_vocabulary(inputs.base)
-    if inputs.donor is not None and inputs.donor.resolve() != inputs.target.resolve():
-        _refuse_other_tokenizer(target, load_vocabulary(inputs.donor))
+    edited = edit_tokenizer(inputs.target, recipe.edits) if recipe.edits else None
+    if edited is not None:
+        inputs = replace(inputs, target=edited.folder)
+    target = edited.after if edited is not None else load_vocabulary(inputs.target)
+    base = load_vocabulary(inputs.base)
+    donor_ids = _match_donor(inputs, target, edited)
     notices: list[Notice] = []
     raw = target
     if recipe.keep_digits:
         target = keep_digits(raw, base)
         notices.append(_note_digits(raw, target))
     base = _drop_rowless(base, inputs.layout.rows, notices)
-    match = match_vocabularies(target, base, recipe.anchors.map, recipe.anchors.roles)
-    rows = _choose_rows(recipe, inputs, target)
+    if edited is not None and recipe.edits_itself:
+        match = match_edited(target, base, edited.origins, recipe.anchors.map)
+    else:
+        match = match_vocabularies(target, base, recipe.anchors.map, recipe.anchors.roles)
+    rows = _choose_rows(recipe, inputs, target, edited)
     wanted = sorted({*match.missing, *(i for i, s in match.sources.items() if len(s.embedding) > 1)})
-    unserved = _unserved(wanted, match, inputs, notices)
+    known = _donor_knows(inputs, donor_ids)
+    unserved = _unserved(wanted, match, known, notices)
     pieces = [_spell(index, match) for index in wanted]
-    anchors, excluded = _plan_anchors(recipe, match, inputs)
-    remap = _remap(inputs, match, target, rows)
+    anchors, excluded = _plan_anchors(recipe, match, known)
+    remap = _remap(inputs, match, target, rows, edited)
     config, changes = rewrite_config(inputs.base_config, remap)
     generation, more = rewrite_generation_config(
         read_config(inputs.base, "generation_config.json", optional=True), inputs.base_config, remap
@@ -268,6 +286,8 @@ def make_plan(recipe: Recipe) -> Plan:
         },
         rewritten={} if target is raw else {"tokenizer.json": target.dump()},
         notices=notices,
+        edited=edited,
+        donor_ids=donor_ids,
     )
     _refuse_weak_overlap(plan)
     _note_config(plan)
@@ -316,6 +336,33 @@ def _why_not_run(plan: Plan, rules: Auto) -> str:
     return ""
 
 
+def _match_donor(inputs: Inputs, target: Vocabulary, edited: EditedTokenizer | None) -> dict[int, int] | None:
+    """Where the donor has the rows of target tokens; None where both count alike."""
+    if inputs.donor is None:
+        return None
+    same = inputs.donor.resolve() == (inputs.target if edited is None else edited.source).resolve()
+    if edited is not None and same:
+        return edited.origins
+    if same:
+        return None
+    donor = load_vocabulary(inputs.donor)
+    if edited is None:
+        _refuse_other_tokenizer(target, donor)
+        return None
+    sources = match_vocabularies(target, donor).sources
+    return {index: source.embedding[0] for index, source in sources.items()}
+
+
+def _donor_knows(inputs: Inputs, donor_ids: dict[int, int] | None) -> Callable[[int], bool]:
+    """Whether the donor has a row for a target token; without a donor the question is not asked."""
+    if inputs.donor_layout is None:
+        return lambda _: True
+    rows = inputs.donor_layout.rows
+    if donor_ids is None:
+        return lambda index: index < rows
+    return lambda index: donor_ids.get(index, rows) < rows
+
+
 def _refuse_other_tokenizer(target: Vocabulary, donor: Vocabulary) -> None:
     for index, token in target.tokens.items():
         other = donor.tokens.get(index)
@@ -338,7 +385,7 @@ def _drop_rowless(base: Vocabulary, rows: int, notices: list[Notice]) -> Vocabul
     return replace(base, tokens=kept, roles={r: i for r, i in base.roles.items() if i in kept})
 
 
-def _choose_rows(recipe: Recipe, inputs: Inputs, target: Vocabulary) -> int:
+def _choose_rows(recipe: Recipe, inputs: Inputs, target: Vocabulary, edited: EditedTokenizer | None) -> int:
     bound = target.bound
     policy = recipe.rows
     if isinstance(policy, RowMultiple):
@@ -349,28 +396,31 @@ def _choose_rows(recipe: Recipe, inputs: Inputs, target: Vocabulary) -> int:
         return policy
     if policy == "exact":
         return bound
-    return max(bound, _target_rows(inputs))
+    if edited is not None and edited.after.bound < edited.before.bound:
+        return bound
+    if recipe.edits_itself:
+        return max(bound, inputs.layout.rows)
+    return max(bound, _target_rows(inputs, inputs.target if edited is None else edited.source))
 
 
-def _target_rows(inputs: Inputs) -> int:
+def _target_rows(inputs: Inputs, target: Path) -> int:
     """Rows of the target's own model: from its headers where they are read, else from its config."""
     if inputs.donor_layout is not None:
         return inputs.donor_layout.rows
-    config = read_config(inputs.target, optional=True)
+    config = read_config(target, optional=True)
     sizes = [size for level in text_levels(config) if isinstance(size := level.get("vocab_size"), int)]
     return max(sizes, default=0)
 
 
-def _unserved(wanted: list[int], match: VocabMatch, inputs: Inputs, notices: list[Notice]) -> list[int]:
+def _unserved(
+    wanted: list[int], match: VocabMatch, known: Callable[[int], bool], notices: list[Notice]
+) -> list[int]:
     """Wanted ids that the donor has no row for, and those that the user spelt out in base tokens."""
     spelt = {index for index in wanted if index in match.sources}
-    if inputs.donor_layout is None:
-        return sorted(spelt)
-    rows = inputs.donor_layout.rows
-    beyond = [index for index in wanted if index >= rows]
+    beyond = [index for index in wanted if not known(index)]
     if beyond:
         names = [match.target.tokens[index].text for index in beyond[:3]]
-        notices.append(Notice("TS003", f"{len(beyond)} ids past the donor's {rows} rows, such as {names}"))
+        notices.append(Notice("TS003", f"{len(beyond)} tokens without a row in the donor, such as {names}"))
     return sorted({*spelt, *beyond})
 
 
@@ -382,18 +432,17 @@ def _spell(index: int, match: VocabMatch) -> Pieces:
 
 
 def _plan_anchors(
-    recipe: Recipe, match: VocabMatch, inputs: Inputs
+    recipe: Recipe, match: VocabMatch, known: Callable[[int], bool]
 ) -> tuple[dict[int, int], dict[str, list[int]]]:
     """Anchors as far as tokens alone can tell; rows are looked at when they are read."""
     chooses = isinstance(recipe.method, Auto)
     if not chooses and not any(find_method(params.name).anchors for params in recipe.all_methods):
         return {}, {}
-    donor_rows = inputs.donor_layout.rows if inputs.donor_layout is not None else match.target.bound
     rules = set(recipe.anchors.exclude)
     anchors: dict[int, int] = {}
     excluded: dict[str, list[int]] = {}
     for index, source in match.sources.items():
-        if index >= donor_rows or len(source.embedding) > 1:
+        if not known(index) or len(source.embedding) > 1:
             continue
         reason = _exclusion(index, source, match) if rules else None
         if reason is not None and reason.split(" ")[0] in rules:
@@ -415,10 +464,17 @@ def _exclusion(index: int, source: Source, match: VocabMatch) -> str | None:
     return None
 
 
-def _remap(inputs: Inputs, match: VocabMatch, target: Vocabulary, rows: int) -> IdRemap:
+def _remap(
+    inputs: Inputs, match: VocabMatch, target: Vocabulary, rows: int, edited: EditedTokenizer | None
+) -> IdRemap:
     stops = [target.roles["eos"]] if "eos" in target.roles else []
-    own = read_config(inputs.target, "generation_config.json", optional=True).get("eos_token_id")
-    stops += [i for i in (own if isinstance(own, list) else [own]) if type(i) is int and i in target.tokens]
+    place = inputs.target if edited is None else edited.source
+    own = read_config(place, "generation_config.json", optional=True).get("eos_token_id")
+    named = [index for index in (own if isinstance(own, list) else [own]) if type(index) is int]
+    if edited is not None:
+        new_ids = {old: new for new, old in edited.origins.items()}
+        named = [new_ids[index] for index in named if index in new_ids]
+    stops += [index for index in named if index in target.tokens]
     declared = {
         size for level in text_levels(inputs.base_config) if isinstance(size := level.get("vocab_size"), int)
     }

@@ -27,13 +27,20 @@ def donor_counterpart(plan: Plan, tensor: VocabTensor) -> Tensor | None:
         tensor: A vocabulary tensor of the base.
 
     Returns:
-        ``(V_t, d_donor)`` in the stored dtype, mapped from the file; None without a donor.
+        ``(V_t, d_donor)`` in the stored dtype, mapped from the file where the donor counts tokens as the
+        target does; else zero where the donor has no row. None without a donor.
     """
     layout = plan.inputs.donor_layout
     if layout is None:
         return None
     twin = layout.head if tensor.role is TensorRole.HEAD else layout.find(tensor.role) or layout.embedding
-    return map_tensor(twin.ref)
+    rows = map_tensor(twin.ref)
+    if plan.donor_ids is None:
+        return rows
+    known = {index: own for index, own in plan.donor_ids.items() if own < len(rows)}
+    ordered = rows.new_zeros((max(known, default=-1) + 1, rows.shape[1]))
+    ordered[torch.tensor(list(known))] = rows[torch.tensor(list(known.values()))]
+    return ordered
 
 
 def choose_anchors(

@@ -128,6 +128,10 @@ def _sources(plan: Plan, tensor: VocabTensor, tied: bool) -> list[int]:
             reads = tensor.role in (TensorRole.EMBEDDING, TensorRole.PER_LAYER) and not tied
             row = (origin.embedding if reads else origin.head)[0]
             source[index] = row if row < tensor.rows else PADDING
+    if plan.only_adds:
+        holes = set(range(min(plan.rows, tensor.rows))) - match.target.tokens.keys()
+        for index in holes:
+            source[index] = index
     return source
 
 

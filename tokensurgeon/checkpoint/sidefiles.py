@@ -2,7 +2,8 @@
 
 ====================  ==========================================================================
 from the target       tokenizer files and chat templates, byte for byte
-rebuilt               config.json, generation_config.json, weights and their index, README.md, the report
+rebuilt               config.json, generation_config.json, weights and their index, README.md, the report,
+                      id_map.json
 never                 weights in other formats, the base's tokenizer files, hidden folders
 from the base         everything else (processors, custom code, licence); listed in the report
 ====================  ==========================================================================
@@ -30,7 +31,8 @@ TOKENIZER_FILES = (
 _TOKENIZER_SUFFIXES = (".tiktoken", ".spm", ".model")
 _TOKENIZER_PREFIX = "tokenizer.model."  # Mistral's tokenizer.model.v3
 _TEMPLATE_FOLDER = "additional_chat_templates"
-REPORT_FILES = ("report.json", "report.html", "provenance.json")
+ID_MAP = "id_map.json"
+REPORT_FILES = ("report.json", "report.html", "provenance.json", ID_MAP)
 _REBUILT = ("config.json", "generation_config.json", "README.md", *REPORT_FILES)
 _WEIGHT_SUFFIXES = (
     ".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".h5",

@@ -16,7 +16,13 @@ from tokensurgeon.cli import (
     eval as eval_verb,
 )
 from tokensurgeon.cli import (
+    extend as extend_verb,
+)
+from tokensurgeon.cli import (
     inspect as inspect_verb,
+)
+from tokensurgeon.cli import (
+    merge as merge_verb,
 )
 from tokensurgeon.cli import (
     methods as methods_verb,
@@ -28,13 +34,25 @@ from tokensurgeon.cli import (
     recipes as recipes_verb,
 )
 from tokensurgeon.cli import (
+    remap_ids as remap_ids_verb,
+)
+from tokensurgeon.cli import (
     report as report_verb,
 )
 from tokensurgeon.cli import (
     run as run_verb,
 )
 from tokensurgeon.cli import (
+    supertokens as supertokens_verb,
+)
+from tokensurgeon.cli import (
+    train_tokenizer as train_tokenizer_verb,
+)
+from tokensurgeon.cli import (
     transplant as transplant_verb,
+)
+from tokensurgeon.cli import (
+    trim as trim_verb,
 )
 from tokensurgeon.cli import (
     verify as verify_verb,
@@ -53,6 +71,12 @@ app = typer.Typer(
 )
 app.command("run")(run_verb.run_recipe)
 app.command("transplant")(transplant_verb.transplant)
+app.command("trim")(trim_verb.trim)
+app.command("extend")(extend_verb.extend)
+app.command("supertokens")(supertokens_verb.supertokens)
+app.command("merge")(merge_verb.merge)
+app.command("train-tokenizer")(train_tokenizer_verb.train_tokenizer)
+app.command("remap-ids")(remap_ids_verb.remap_ids)
 app.command("plan")(plan_verb.show_plan)
 app.command("verify")(verify_verb.verify)
 app.command("calibrate")(calibrate_verb.calibrate)

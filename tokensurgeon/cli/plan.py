@@ -70,9 +70,12 @@ def _facts(plan: Plan) -> dict[str, Any]:
     inputs, match = plan.inputs, plan.match
     return {
         "base": str(inputs.base),
-        "target": str(inputs.target),
+        "target": str(plan.edited.source if plan.edited else inputs.target),
         "donor": str(inputs.donor) if inputs.donor else None,
         "output": str(plan.output),
+        "edits": [f"{s.params.operation} {s.before:,} -> {s.after:,} tokens" for s in plan.edited.steps]
+        if plan.edited
+        else [],
         "method": plan.method_names,
         "tied": inputs.layout.tied,
         "untied_bytes": plan.added_bytes,

@@ -1,1 +1,1 @@
-"""Vocabularies rewritten: trimmed, extended, merged or learnt anew. Tokenizers in, tokenizers out; no weights."""
+"""Vocabularies rewritten: trimmed, extended, merged, learnt anew. Tokenizers in, tokenizers out."""

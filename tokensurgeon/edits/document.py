@@ -60,7 +60,8 @@ def read_merges(spec: dict[str, Any]) -> list[tuple[str, str]]:
         Pairs of printed forms.
     """
     merges = spec["model"].get("merges") or []
-    return [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in merges]
+    pairs = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges)
+    return [(left, right) for left, right in pairs]
 
 
 def open_tokenizer(spec: dict[str, Any]) -> Tokenizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Edit(BaseModel):
@@ -45,6 +45,16 @@ class ExtendParams(_Edit):
         description="vocab: merges (or scores) are added so that plain text produces them; added: as added "
         "tokens, which text is searched for before anything else",
     )
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> ExtendParams:
+        if not (self.tokens or self.tokenizer or self.corpus):
+            raise ValueError("extend needs tokens, a tokenizer or a corpus")
+        if self.corpus and self.count is None:
+            raise ValueError("a corpus has merges without end: say how many with count")
+        if self.corpus and self.placed == "added":
+            raise ValueError("tokens learnt from a corpus are merges or scores: placed must be vocab")
+        return self
 
 
 class SupertokensParams(_Edit):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tokensurgeon.errors import InputError
+from tokensurgeon.errors import InputError, PolicyError
 
 IGNORED = -100
 """Label that PyTorch's losses pass over; no id, so it stays."""
@@ -102,6 +102,36 @@ def remap_jsonl(
             written.write(json.dumps(record, ensure_ascii=False) + "\n")
             total += ids.size
     return total
+
+
+def remap_file(
+    source: Path, target: Path, origins: Mapping[int, int], *, key: str, fill: int | None = None
+) -> int:
+    """Rewrite the ids of a ``.npy`` or ``.jsonl`` file.
+
+    Args:
+        source: The file.
+        target: A new one.
+        origins: New id to old id.
+        key: Of the lists in a ``.jsonl``.
+        fill: As in `remap_ids`.
+
+    Returns:
+        How many ids there are.
+
+    Raises:
+        InputError: As `remap_ids`, or a file that is not there or of another kind.
+        PolicyError: The target exists.
+    """
+    if not source.is_file():
+        raise InputError(f"{source}: no such file", "a .npy or .jsonl file")
+    if target.exists():
+        raise PolicyError(f"{target} exists", "a new file")
+    if source.suffix == ".npy":
+        return remap_npy(source, target, origins, fill)
+    if source.suffix in (".jsonl", ".json"):
+        return remap_jsonl(source, target, key, origins, fill)
+    raise InputError(f"{source}: {source.suffix or 'no suffix'}", "integers in a .npy, or lists in a .jsonl")
 
 
 def _make_remap(origins: Mapping[int, int], fill: int | None) -> Callable[[NDArray[Any]], NDArray[Any]]:

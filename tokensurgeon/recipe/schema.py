@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from tokensurgeon.edits.params import AnyEdit
 from tokensurgeon.methods.params import (
     AffknnParams,
     AffompParams,
@@ -270,7 +271,8 @@ class Recipe(_Part):
     """One transplant.
 
     ``donor`` defaults to ``target``: the directory of the target tokenizer usually holds the model that was
-    trained with it.
+    trained with it. With ``edits`` and neither of them, the base's own tokenizer is edited; its new tokens
+    have no donor, and their rows are made of their pieces unless ``method`` says otherwise.
     """
 
     schema_version: Literal[1] = 1
@@ -278,6 +280,10 @@ class Recipe(_Part):
     target: Ref
     donor: Ref
     output: str = Field(min_length=1)
+    edits: tuple[AnyEdit, ...] = Field(
+        (),
+        description="what is done to the target's tokenizer first: trim, extend, supertokens, train, union",
+    )
     method: Methods = Field(
         Auto(),
         description="one, a list whose next serves what the last could not, one for each end, or auto",
@@ -350,4 +356,18 @@ class Recipe(_Part):
             for key, twin in (("target", "donor"), ("donor", "target")):
                 if key not in data and twin in data:
                     data[key] = data[twin]
+            if data.get("edits") and "target" not in data and "base" in data:
+                data |= {"target": data["base"], "donor": data["base"]}
+            if data.get("edits") and data.get("donor") == data.get("base"):
+                data.setdefault("method", "pieces")
         return data
+
+    @property
+    def edits_itself(self) -> bool:
+        """Whether it is the base's own tokenizer that is edited."""
+        return bool(self.edits) and self.target == self.base
+
+    @property
+    def brings_donor(self) -> bool:
+        """Whether there is a donor that knows more tokens than the base does."""
+        return not (self.edits and self.donor == self.base)

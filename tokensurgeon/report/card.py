@@ -18,6 +18,7 @@ from tokensurgeon.report.summary import (
     show_token,
     source_of,
     summary_sentence,
+    tokenizer_of,
 )
 
 # An underscore inside a word is only an underscore.
@@ -62,9 +63,7 @@ def render_card(report: Report) -> str:
     Returns:
         Markdown with YAML front matter.
     """
-    title = (
-        f"# {_text(_short_name(report, 'base'))} with the tokenizer of {_text(_short_name(report, 'target'))}"
-    )
+    title = f"# {_text(_short_name(report, 'base'))} with {_text(_short_tokenizer(report))}"
     sections = [
         _front_matter(report),
         title,
@@ -93,6 +92,10 @@ def _front_matter(report: Report) -> str:
 
 def _short_name(report: Report, role: str) -> str:
     return source_of(report, role).rstrip("/").rpartition("/")[2] or source_of(report, role)
+
+
+def _short_tokenizer(report: Report) -> str:
+    return tokenizer_of(report).replace(source_of(report, "target"), _short_name(report, "target"))
 
 
 def _warnings(report: Report) -> str:

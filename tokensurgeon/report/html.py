@@ -25,6 +25,7 @@ from tokensurgeon.report.summary import (
     solver_sentence,
     source_of,
     summary_sentence,
+    tokenizer_of,
 )
 
 _MOST_SPECIALS = 200
@@ -74,6 +75,7 @@ def render_html(report: Report) -> str:
         base=source_of(report, "base"),
         target=source_of(report, "target"),
         sentence=summary_sentence(report),
+        tokenizer=tokenizer_of(report),
         cards=_cards(report),
         change=change,
         specials=_specials(report)[:_MOST_SPECIALS],

@@ -439,6 +439,54 @@ class ChoiceSummary(_Part):
     recipe: dict[str, Any]
 
 
+class EditStep(_Part):
+    """One edit of the target's tokenizer.
+
+    Attributes:
+        operation: ``trim``, ``extend``, ``supertokens``, ``train`` or ``union``.
+        before: Tokens before it.
+        after: Tokens after it.
+        facts: What it tells of itself, by name.
+    """
+
+    operation: str
+    before: int
+    after: int
+    facts: dict[str, Any]
+
+
+class EditSummary(_Part):
+    """What edits made of the target's tokenizer, and of texts.
+
+    Attributes:
+        steps: The edits in their order.
+        kept: Tokens that were there before and still are.
+        keeps_ids: Whether every token kept its id.
+        files: What became of each tokenizer file, by name.
+        lines: Lines of the recipe's texts that were cut before and after; 0 without texts.
+        changed_lines: Share of them that is cut otherwise, 0 to 1.
+        changed_bytes: Share of their bytes that lie in other tokens, 0 to 1.
+        broken: Lines cut otherwise although all their tokens were kept.
+        bytes_per_token_before: On these lines; None without texts.
+        bytes_per_token_after: On these lines; None without texts.
+        unreachable: Tokens that plain text never leads to, after the edits.
+        unreachable_before: The same before them.
+    """
+
+    steps: list[EditStep]
+    kept: int
+    keeps_ids: bool
+    files: dict[str, str]
+    lines: int
+    changed_lines: float
+    changed_bytes: float
+    broken: int
+    bytes_per_token_before: float | None
+    bytes_per_token_after: float | None
+    unreachable: int
+    unreachable_before: int
+
+
 class Report(_Part):
     """Everything that is known about one run.
 
@@ -460,6 +508,7 @@ class Report(_Part):
         checks: Verification.
         scores: Bits per byte; empty unless the recipe names texts.
         choice: How ``method: auto`` chose; None where the recipe names its method.
+        edits: What was done to the target's tokenizer first; None without edits.
         warnings: What to know before use.
     """
 
@@ -480,6 +529,7 @@ class Report(_Part):
     checks: list[Check]
     scores: list[TextScore]
     choice: ChoiceSummary | None = None
+    edits: EditSummary | None = None
     warnings: list[Notice]
 
     @property

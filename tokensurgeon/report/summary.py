@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tokensurgeon.report.model import InputModel, Report, Solver, TensorQuality, TextScore
+from tokensurgeon.report.model import EditSummary, InputModel, Report, Solver, TensorQuality, TextScore
 
 _MADE = "method: "
 _VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
@@ -126,12 +126,20 @@ def summary_sentence(report: Report) -> str:
     Returns:
         Plain text on one line.
     """
-    base, target = source_of(report, "base"), source_of(report, "target")
-    sentences = [f"{base} now speaks the tokenizer of {target}{_rows_clause(report)}."]
+    sentences = [f"{source_of(report, 'base')} now speaks {tokenizer_of(report)}{_rows_clause(report)}."]
     if report.scores:
         sentences.append(_scores_sentence(report.scores))
     sentences.append(checks_sentence(report))
     return " ".join(sentences)
+
+
+def tokenizer_of(report: Report) -> str:
+    """Whose tokenizer the output speaks, and what was done to it, for the end of a sentence."""
+    base, target = source_of(report, "base"), source_of(report, "target")
+    if report.edits is None:
+        return f"the tokenizer of {target}"
+    owner = "its own tokenizer" if base == target else f"the tokenizer of {target}"
+    return f"{owner} after {', '.join(step.operation for step in report.edits.steps)}"
 
 
 def _rows_clause(report: Report) -> str:
@@ -180,6 +188,16 @@ def _choice_rows(report: Report) -> list[tuple[str, str]]:
     return [("auto", f"lost on {count(report.choice.hidden)} hidden tokens: " + ", ".join(lost))]
 
 
+def _edit_rows(edits: EditSummary) -> list[tuple[str, str]]:
+    rows = [(step.operation, f"{count(step.before)} -> {count(step.after)} tokens") for step in edits.steps]
+    rows.append(("never reached", f"{count(edits.unreachable_before)} -> {count(edits.unreachable)} tokens"))
+    if edits.bytes_per_token_before is not None and edits.bytes_per_token_after is not None:
+        lines = f"{percent(edits.changed_lines)} of {count(edits.lines)} lines are cut otherwise"
+        sizes = f"{edits.bytes_per_token_before:.2f} -> {edits.bytes_per_token_after:.2f} bytes a token"
+        rows.append(("texts", f"{lines}, {sizes}"))
+    return rows
+
+
 def summary_rows(report: Report) -> list[tuple[str, str]]:
     """The lines printed at the end of a run, each a label and a value.
 
@@ -195,6 +213,7 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         *_input_rows(report),
         ("method", _names(report)),
         *_choice_rows(report),
+        *(_edit_rows(report.edits) if report.edits is not None else []),
         *_vocabulary_rows(report),
         *(
             row

@@ -119,6 +119,35 @@ def match_vocabularies(
     return VocabMatch(target, base, dict(sorted(sources.items())), tuple(collisions))
 
 
+def match_edited(
+    target: Vocabulary,
+    base: Vocabulary,
+    origins: Mapping[int, int],
+    user_map: Mapping[str, str] | None = None,
+) -> VocabMatch:
+    """Match an edited vocabulary with the one it was made from: a token that stayed is the same token.
+
+    Args:
+        target: After the edits.
+        base: Before them.
+        origins: Target id to base id of the tokens that stayed.
+        user_map: Target token to base text; goes before everything else.
+
+    Returns:
+        The match.
+
+    Raises:
+        RecipeError: The user's map names a token that does not exist.
+    """
+    sources = link_specials(target, base, user_map or {}, ()) if user_map else {}
+    sources = {index: source for index, source in sources.items() if source.origin is Origin.MAPPED}
+    for index, old in origins.items():
+        if old in base.tokens:
+            kind = Origin.CONTENT if base.tokens[old].kind is Kind.SPECIAL else Origin.MATCHED
+            sources.setdefault(index, Source((old,), (old,), kind, "the same token"))
+    return VocabMatch(target, base, dict(sorted(sources.items())), ())
+
+
 def _key(token: Token) -> tuple[bytes, bool]:
     return token.data, token.word_start
 

@@ -1,0 +1,47 @@
+"""``tokensurgeon supertokens``: add tokens that span words."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tokensurgeon.cli.edits import Base, Corpus, Output, Text, TokenizerOnly, run_edit, write_edited_tokenizer
+from tokensurgeon.cli.run import DryRun, Force, Json, Overrides
+
+
+def supertokens(
+    base: Base,
+    output: Output,
+    corpus: Corpus = None,
+    count: Annotated[int | None, typer.Option(help="Tokens to add at most.")] = None,
+    most_words: Annotated[int | None, typer.Option(help="Words a token may span.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="As many tokens as before: the least used make room.")
+    ] = False,
+    text: Text = None,
+    tokenizer_only: TokenizerOnly = False,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    force: Force = False,
+) -> None:
+    """Let BASE read several words as one token; which ones, a corpus says.
+
+    \b
+    Examples:
+      tokensurgeon supertokens SmolLM2-135M out/ --corpus english.txt --count 1000
+    """  # noqa: D301 - click wants the character, not its name
+    edit = {
+        "operation": "supertokens",
+        "corpus": corpus,
+        "count": count,
+        "most_words": most_words,
+        "replace": replace,
+    }
+    if tokenizer_only:
+        write_edited_tokenizer(base, output, edit, as_json, force)
+        return
+    run_edit(
+        base, output, edit, text=text, overrides=overrides, dry_run=dry_run, as_json=as_json, force=force
+    )

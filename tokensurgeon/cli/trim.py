@@ -1,0 +1,60 @@
+"""``tokensurgeon trim``: leave out tokens that are not needed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tokensurgeon.cli.edits import Base, Corpus, Output, Text, TokenizerOnly, run_edit, write_edited_tokenizer
+from tokensurgeon.cli.run import DryRun, Force, Json, Overrides
+
+
+def trim(
+    base: Base,
+    output: Output,
+    corpus: Corpus = None,
+    script: Annotated[
+        list[str] | None,
+        typer.Option("--script", metavar="NAME", help="Keep the tokens of a script, such as Latin."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", metavar="FILE", help="Tokens to keep, one a line.")
+    ] = None,
+    least: Annotated[int | None, typer.Option(help="Uses in the corpus that keep a token.")] = None,
+    size: Annotated[int | None, typer.Option(help="Tokens to keep at most.")] = None,
+    exact_size: Annotated[bool, typer.Option("--exact-size", help="Keep no fewer either.")] = False,
+    multiple_of: Annotated[int | None, typer.Option(help="Keep a multiple of so many tokens.")] = None,
+    text: Text = None,
+    tokenizer_only: TokenizerOnly = False,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    force: Force = False,
+) -> None:
+    """Write BASE without the tokens that a corpus, a script or a list does not need.
+
+    A text whose tokens are all kept is cut and read as before. id_map.json in OUT tells the old id of each
+    new one; `tokensurgeon remap-ids` rewrites tokenised data by it.
+
+    \b
+    Examples:
+      tokensurgeon trim gemma-3-270m out/ --corpus english.txt
+      tokensurgeon trim gemma-3-270m out/ --script Latin --size 64000 --multiple-of 64
+    """  # noqa: D301 - click wants the character, not its name
+    edit = {
+        "operation": "trim",
+        "corpus": corpus,
+        "scripts": script,
+        "keep": keep,
+        "least": least,
+        "size": size,
+        "exact_size": exact_size,
+        "multiple_of": multiple_of,
+    }
+    if tokenizer_only:
+        write_edited_tokenizer(base, output, edit, as_json, force)
+        return
+    run_edit(
+        base, output, edit, text=text, overrides=overrides, dry_run=dry_run, as_json=as_json, force=force
+    )
