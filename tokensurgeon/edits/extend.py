@@ -13,7 +13,7 @@ from itertools import groupby, islice, pairwise, product
 from typing import Any
 
 from tokensurgeon.edits.document import Edited, model_type
-from tokensurgeon.edits.grow import Growth, check_model, grown, print_form
+from tokensurgeon.edits.grow import Growth, check_model, print_form
 from tokensurgeon.edits.learn import Word, count_words, learn_merges
 from tokensurgeon.edits.params import ExtendParams
 from tokensurgeon.errors import InputError
@@ -162,24 +162,24 @@ def add_inside(
     build = {"BPE": _chain_merges, "Unigram": _score_pieces, "WordPiece": _list_pieces}[
         model_type(vocabulary.spec)
     ]
-    limit = len(candidates) if count is None else count
+    limit = len(candidates) if count is None else max(count, 0)
     while True:
-        chosen = dict(islice(candidates.items(), max(limit, 0)))
+        chosen = dict(islice(candidates.items(), limit))
         growth = Growth(vocabulary)
         failed = build(vocabulary, chosen, growth)
         over = 0 if count is None else len(growth.new) - count
-        result = grown(vocabulary, growth.spec()) if over <= 0 else vocabulary
+        unseen: dict[bytes, str] = {}
         if over <= 0:
+            result = growth.finish()
             ids = {growth.content[index]: index for index in growth.new}
-            for data, content in chosen.items():
-                if data not in failed and not _is_produced(result, ids[content], data):
-                    failed[data] = _CUT
-        for data, reason in failed.items():
+            made = (data for data in chosen if data not in failed)
+            unseen = {data: _CUT for data in made if not _is_produced(result, ids[chosen[data]], data)}
+        for data, reason in (failed | unseen).items():
             report.leave_out(data, reason)
-            del candidates[data]
+            del candidates[data], chosen[data]
         if over > 0:
             limit -= over
-        elif not failed:
+        elif not unseen and (count is None or not failed):
             break
     asked = set(chosen.values())
     report.added += len(chosen)
@@ -219,7 +219,7 @@ def add_outside(
         growth = Growth(vocabulary)
         for text in dict.fromkeys(chosen.values()):
             growth.add_outside(text, special=False)
-        result = grown(vocabulary, growth.spec())
+        result = growth.finish()
         failed = [data for data, text in chosen.items() if not _keeps_round_trips(result, vocabulary, text)]
         for data in failed:
             report.leave_out(data, _SPACED)
@@ -364,12 +364,13 @@ def _build_up(parts: list[str], taken: set[str], wanted: set[str]) -> list[tuple
     """
     for direction in (1, -1):
         symbols, steps = parts, []
-        made = set(taken)
+        made: set[str] = set()
         while len(symbols) > 1:
-            pairs = [pair for pair in list(pairwise(symbols))[::direction] if "".join(pair) not in made]
-            if not pairs:
+            pairs = list(pairwise(symbols))[::direction]
+            free = [pair for pair in pairs if "".join(pair) not in taken and "".join(pair) not in made]
+            if not free:
                 break
-            pair = next((pair for pair in pairs if "".join(pair) in wanted), pairs[0])
+            pair = next((pair for pair in free if "".join(pair) in wanted), free[0])
             steps.append(pair)
             made.add("".join(pair))
             symbols = _merge(symbols, pair)
@@ -430,7 +431,7 @@ def _learn(vocabulary: Vocabulary, texts: Iterable[str], count: int) -> Vocabula
             if kind == "Unigram":
                 score = max(math.log(uses[content] / total), best_score(content, scores) + _EDGE)
                 scores[content] = growth.scores[index] = max(score, min(scores.values()))
-    return grown(vocabulary, growth.spec())
+    return growth.finish()
 
 
 def _join(growth: Growth, left: int, right: int, prefix: str = "") -> int | None:

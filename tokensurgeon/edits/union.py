@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokensurgeon.edits.document import Edited
 from tokensurgeon.edits.extend import KINDS, Report, add_inside
-from tokensurgeon.edits.grow import Growth, check_model, grown
+from tokensurgeon.edits.grow import Growth, check_model
 from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.vocabulary import Vocabulary
 
@@ -31,7 +31,7 @@ def union(vocabulary: Vocabulary, other: Vocabulary) -> Edited:
     new = [name for name in names if name not in growth.taken]
     for name in new:
         growth.add_outside(name, special=True)
-    result = grown(result, growth.spec()) if new else result
+    result = growth.finish() if new else result
     facts = report.facts() | {
         "special_tokens_added": len(new),
         "special_tokens_already_there": len(names) - len(new),
