@@ -22,7 +22,7 @@ def params(**changes):
     return TrainParams(corpus=("x",), **changes)
 
 
-SIZES = {"unigram": 300, "wordpiece": 350, "sentencepiece": 460, "metaspace": 460}
+SIZES = {"unigram": 300, "wordpiece": 350, "sentencepiece": 460, "metaspace": 460, "metaspace-first": 460}
 
 
 @functools.cache

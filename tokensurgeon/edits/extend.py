@@ -303,13 +303,12 @@ def _chain_merges(vocabulary: Vocabulary, chosen: dict[bytes, str], growth: Grow
     failed = {}
     ranks: dict[tuple[str, str], int] = {}
     wanted = set(chosen.values())
-    # A letter that text has been given bytes for becomes a token, on the way to the tokens it is in.
-    spells_letters = vocabulary.family is not Family.BYTE_LEVEL
+    # A letter that the model has only bytes for becomes a token, on the way to the tokens it is in.
     lacking: set[str] = set()
     for data, content in sorted(chosen.items(), key=lambda item: len(item[0])):
         if content in growth.taken:
             continue
-        letters = {char for char in content if char not in growth.taken} if spells_letters else set()
+        letters = {char for char in content if char not in growth.taken}
         parts = _parts(vocabulary, content, lacking | letters)
         steps = _build_up(_settle(parts, ranks), growth.taken, wanted) if parts else None
         if steps is None:
