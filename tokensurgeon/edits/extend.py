@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import string
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from typing import Any
 
 from tokensurgeon.edits.document import Edited, model_type
 from tokensurgeon.edits.grow import Growth, check_model, print_form
-from tokensurgeon.edits.learn import Word, count_words, learn_merges
+from tokensurgeon.edits.learn import Word, count_words, learn_merges, word_ends
 from tokensurgeon.edits.params import ExtendParams
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocab.canonical import Family, Kind
@@ -476,23 +475,6 @@ def word_cutter(vocabulary: Vocabulary) -> Callable[[int, int], bool]:
         before, after = texts[left], texts[right]
         if not numbers_learnt and any(char.isnumeric() for char in before + after):
             return True
-        return loose and _word_ends(before, after)
+        return loose and word_ends(before, after)
 
     return cut
-
-
-def _word_ends(before: str, after: str) -> bool:
-    if before.strip(" "):
-        return _char_class(before[-1]) != _char_class(after[0])
-    # Spaces open a word, but belong to no number or line end.
-    return _char_class(after[0]) in "9\n"
-
-
-def _char_class(char: str) -> str:
-    if char == " ":
-        return " "
-    if char.isspace():
-        return "\n"
-    if char.isnumeric():
-        return "9"
-    return "a" if unicodedata.category(char)[0] in "LM" else "."
