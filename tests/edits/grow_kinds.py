@@ -78,8 +78,8 @@ def smollm():
     return tokenizer
 
 
-def sentencepiece(metaspace=False):
-    """Like Gemma: nothing cuts words apart. Or with Metaspace, which does."""
+def sentencepiece(metaspace=None):
+    """Like Gemma: nothing cuts words apart. Or with Metaspace that does, and prepends a space or not."""
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Replace(" ", "▁")
     split = pre_tokenizers.Split(Regex(r"▁?\p{L}+|▁|\p{N}|[^▁\p{L}\p{N}]"), "isolated")
@@ -99,7 +99,7 @@ def sentencepiece(metaspace=False):
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = (
-        pre_tokenizers.Metaspace(prepend_scheme="never")
+        pre_tokenizers.Metaspace(prepend_scheme=metaspace)
         if metaspace
         else pre_tokenizers.Split(" ", "isolated")
     )
@@ -150,7 +150,8 @@ MAKERS = {
     "tiktoken": tiktoken,
     "smollm": smollm,
     "sentencepiece": sentencepiece,
-    "metaspace": functools.partial(sentencepiece, metaspace=True),
+    "metaspace": functools.partial(sentencepiece, metaspace="never"),
+    "metaspace-first": functools.partial(sentencepiece, metaspace="first"),
     "unigram": unigram,
     "wordpiece": wordpiece,
 }

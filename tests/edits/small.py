@@ -128,12 +128,13 @@ def wordpiece(pieces):
 @st.composite
 def merge_lists(draw, letters=LETTERS):
     """Merges in any order, so that some lose to others, and some tokens are made in two ways or in none."""
-    pieces, pairs = list(letters), []
+    sizes, pairs = dict.fromkeys(letters, 1), []
     for _ in range(draw(st.integers(1, 12))):
-        pair = (draw(st.sampled_from(pieces)), draw(st.sampled_from(pieces)))
-        if pair not in pairs and len("".join(pair)) < 7:
+        pair = (draw(st.sampled_from(list(sizes))), draw(st.sampled_from(list(sizes))))
+        size = sum(sizes[piece] for piece in pair)
+        if pair not in pairs and size < 7:
             pairs.append(pair)
-            pieces = list(dict.fromkeys([*pieces, "".join(pair)]))
+            sizes["".join(pair)] = size
     return draw(st.permutations(pairs))
 
 

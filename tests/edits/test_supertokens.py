@@ -80,7 +80,7 @@ def test_old_tokens_keep_their_ids(kind):
 def test_supertokens_hold_whole_words_no_digits_and_no_line_ends(kind):
     new = reread(made(kind))
     texts = [new.tokens[index].text for index in new_ids(made(kind))]
-    assert " the old oak" in texts
+    assert " the old" in texts
     assert all(" " in text[1:] for text in texts)
     assert not any(text.startswith(("s ", "n ")) for text in texts)
     assert not any(char.isdigit() or char == "\n" for text in texts for char in text)

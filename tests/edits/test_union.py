@@ -7,10 +7,12 @@ import pytest
 from grow_kinds import KINDS, new_ids, reread, vocabulary
 from hypothesis import given, settings
 
+from tokensurgeon.edits.params import UnionParams
 from tokensurgeon.edits.union import union
 from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.usable import is_reachable
 
+OTHER = UnionParams(tokenizer="other")
 PAIRS = [
     ("byte-level", "sentencepiece"),
     ("sentencepiece", "byte-level"),
@@ -24,7 +26,7 @@ PAIRS = [
 @functools.cache
 def made(pair):
     old, other = map(vocabulary, pair)
-    edited = union(old, other)
+    edited = union(old, OTHER, other)
     return old, other, edited, reread(edited)
 
 
@@ -77,6 +79,10 @@ def test_text_without_a_new_token_is_cut_as_before(pair, text):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_union_with_itself_adds_nothing(kind):
     old = vocabulary(kind)
-    edited = union(old, old)
+    edited = union(old, OTHER, old)
     assert edited.spec["model"] == old.spec["model"]
     assert not new_ids(edited)
+
+
+def test_where_the_other_one_is_from_is_told():
+    assert made(PAIRS[0])[2].facts["of"] == "other"

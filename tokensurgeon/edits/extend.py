@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import string
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -13,8 +12,8 @@ from itertools import groupby, islice, pairwise, product
 from typing import Any
 
 from tokensurgeon.edits.document import Edited, model_type
-from tokensurgeon.edits.grow import Growth, check_model, grown, print_form
-from tokensurgeon.edits.learn import Word, count_words, learn_merges
+from tokensurgeon.edits.grow import Growth, check_model, print_form
+from tokensurgeon.edits.learn import Word, count_words, learn_merges, word_ends
 from tokensurgeon.edits.params import ExtendParams
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocab.canonical import Family, Kind
@@ -162,24 +161,24 @@ def add_inside(
     build = {"BPE": _chain_merges, "Unigram": _score_pieces, "WordPiece": _list_pieces}[
         model_type(vocabulary.spec)
     ]
-    limit = len(candidates) if count is None else count
+    limit = len(candidates) if count is None else max(count, 0)
     while True:
-        chosen = dict(islice(candidates.items(), max(limit, 0)))
+        chosen = dict(islice(candidates.items(), limit))
         growth = Growth(vocabulary)
         failed = build(vocabulary, chosen, growth)
         over = 0 if count is None else len(growth.new) - count
-        result = grown(vocabulary, growth.spec()) if over <= 0 else vocabulary
+        unseen: dict[bytes, str] = {}
         if over <= 0:
+            result = growth.finish()
             ids = {growth.content[index]: index for index in growth.new}
-            for data, content in chosen.items():
-                if data not in failed and not _is_produced(result, ids[content], data):
-                    failed[data] = _CUT
-        for data, reason in failed.items():
+            made = (data for data in chosen if data not in failed)
+            unseen = {data: _CUT for data in made if not _is_produced(result, ids[chosen[data]], data)}
+        for data, reason in (failed | unseen).items():
             report.leave_out(data, reason)
-            del candidates[data]
+            del candidates[data], chosen[data]
         if over > 0:
             limit -= over
-        elif not failed:
+        elif not unseen and (count is None or not failed):
             break
     asked = set(chosen.values())
     report.added += len(chosen)
@@ -219,7 +218,7 @@ def add_outside(
         growth = Growth(vocabulary)
         for text in dict.fromkeys(chosen.values()):
             growth.add_outside(text, special=False)
-        result = grown(vocabulary, growth.spec())
+        result = growth.finish()
         failed = [data for data, text in chosen.items() if not _keeps_round_trips(result, vocabulary, text)]
         for data in failed:
             report.leave_out(data, _SPACED)
@@ -303,13 +302,12 @@ def _chain_merges(vocabulary: Vocabulary, chosen: dict[bytes, str], growth: Grow
     failed = {}
     ranks: dict[tuple[str, str], int] = {}
     wanted = set(chosen.values())
-    # A letter that text has been given bytes for becomes a token, on the way to the tokens it is in.
-    spells_letters = vocabulary.family is not Family.BYTE_LEVEL
+    # A letter that the model has only bytes for becomes a token, on the way to the tokens it is in.
     lacking: set[str] = set()
     for data, content in sorted(chosen.items(), key=lambda item: len(item[0])):
         if content in growth.taken:
             continue
-        letters = {char for char in content if char not in growth.taken} if spells_letters else set()
+        letters = {char for char in content if char not in growth.taken}
         parts = _parts(vocabulary, content, lacking | letters)
         steps = _build_up(_settle(parts, ranks), growth.taken, wanted) if parts else None
         if steps is None:
@@ -364,12 +362,13 @@ def _build_up(parts: list[str], taken: set[str], wanted: set[str]) -> list[tuple
     """
     for direction in (1, -1):
         symbols, steps = parts, []
-        made = set(taken)
+        made: set[str] = set()
         while len(symbols) > 1:
-            pairs = [pair for pair in list(pairwise(symbols))[::direction] if "".join(pair) not in made]
-            if not pairs:
+            pairs = list(pairwise(symbols))[::direction]
+            free = [pair for pair in pairs if "".join(pair) not in taken and "".join(pair) not in made]
+            if not free:
                 break
-            pair = next((pair for pair in pairs if "".join(pair) in wanted), pairs[0])
+            pair = next((pair for pair in free if "".join(pair) in wanted), free[0])
             steps.append(pair)
             made.add("".join(pair))
             symbols = _merge(symbols, pair)
@@ -430,7 +429,7 @@ def _learn(vocabulary: Vocabulary, texts: Iterable[str], count: int) -> Vocabula
             if kind == "Unigram":
                 score = max(math.log(uses[content] / total), best_score(content, scores) + _EDGE)
                 scores[content] = growth.scores[index] = max(score, min(scores.values()))
-    return grown(vocabulary, growth.spec())
+    return growth.finish()
 
 
 def _join(growth: Growth, left: int, right: int, prefix: str = "") -> int | None:
@@ -476,23 +475,6 @@ def word_cutter(vocabulary: Vocabulary) -> Callable[[int, int], bool]:
         before, after = texts[left], texts[right]
         if not numbers_learnt and any(char.isnumeric() for char in before + after):
             return True
-        return loose and _word_ends(before, after)
+        return loose and word_ends(before, after)
 
     return cut
-
-
-def _word_ends(before: str, after: str) -> bool:
-    if before.strip(" "):
-        return _char_class(before[-1]) != _char_class(after[0])
-    # Spaces open a word, but belong to no number or line end.
-    return _char_class(after[0]) in "9\n"
-
-
-def _char_class(char: str) -> str:
-    if char == " ":
-        return " "
-    if char.isspace():
-        return "\n"
-    if char.isnumeric():
-        return "9"
-    return "a" if unicodedata.category(char)[0] in "LM" else "."

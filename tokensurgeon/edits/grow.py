@@ -71,8 +71,11 @@ class Growth:
         self._added.append({"id": index, "content": content, **flags, "special": special})
         return index
 
-    def spec(self) -> dict[str, Any]:
-        """The grown ``tokenizer.json``.
+    def finish(self) -> Vocabulary:
+        """Number the tokens and read them back.
+
+        Returns:
+            The old tokens and the new ones, a vocabulary that is not on disk.
 
         Raises:
             InputError: The ids cannot be kept.
@@ -92,7 +95,19 @@ class Growth:
             old = model.get("merges") or []
             legacy = bool(old) and isinstance(old[0], str)
             model["merges"] = [*old, *(" ".join(pair) if legacy else list(pair) for pair in self.merges)]
-        return _seat(spec)
+        tokenizer = _seat(spec)
+        tokens = dict(self._vocabulary.tokens)
+        decode = Decoder(spec, self._vocabulary.path)
+        special = {entry["id"]: entry["special"] for entry in self._added}
+        for index in self.new:
+            content = self.content[index]
+            if index in special:
+                kind = Kind.SPECIAL if special[index] else Kind.TEXT
+                data, word_start = content.encode(), content.startswith(" ")
+            else:
+                kind, data, word_start = decode(content)
+            tokens[index] = Token(index, content, kind, data, word_start, added=index in special)
+        return replace(self._vocabulary, tokens=tokens, tokenizer=tokenizer, spec=spec)
 
     def _listed(self, start: int) -> Iterable[list[Any]]:
         """Unigram pieces are numbered by their place, so those of added tokens in between are listed too."""
@@ -107,48 +122,24 @@ class Growth:
             yield [self.content[index], self.scores.get(index, lowest)]
 
 
-def _seat(spec: dict[str, Any]) -> dict[str, Any]:
+def _seat(spec: dict[str, Any]) -> Tokenizer:
     """List added tokens in the model too where their ids are else given anew when the file is read."""
     entries = spec["added_tokens"]
-    if _keeps_ids(open_tokenizer(spec), entries):
-        return spec
-    if isinstance(spec["model"]["vocab"], dict):
+    tokenizer = open_tokenizer(spec)
+    if not _keeps_ids(tokenizer, entries) and isinstance(spec["model"]["vocab"], dict):
         vocab = {**spec["model"]["vocab"], **{entry["content"]: entry["id"] for entry in entries}}
         spec["model"]["vocab"] = dict(sorted(vocab.items(), key=lambda item: item[1]))
-        if _keeps_ids(open_tokenizer(spec), entries):
-            return spec
-    raise InputError(
-        "the added tokens would get other ids when the tokenizer is read",
-        "added tokens whose ids follow on the model's",
-    )
+        tokenizer = open_tokenizer(spec)
+    if not _keeps_ids(tokenizer, entries):
+        raise InputError(
+            "the added tokens would get other ids when the tokenizer is read",
+            "added tokens whose ids follow on the model's",
+        )
+    return tokenizer
 
 
 def _keeps_ids(tokenizer: Tokenizer, entries: Iterable[Mapping[str, Any]]) -> bool:
     return all(tokenizer.token_to_id(entry["content"]) == entry["id"] for entry in entries)
-
-
-def grown(vocabulary: Vocabulary, spec: dict[str, Any]) -> Vocabulary:
-    """A vocabulary that is not on disk.
-
-    Args:
-        vocabulary: What there was.
-        spec: Its ``tokenizer.json`` with more tokens.
-
-    Returns:
-        The old tokens and the new ones.
-    """
-    decode = Decoder(spec, vocabulary.path)
-    tokens = dict(vocabulary.tokens)
-    for content, index in learnt_ids(spec).items():
-        if index not in tokens:
-            kind, data, word_start = decode(content)
-            tokens[index] = Token(index, content, kind, data, word_start, added=False)
-    for entry in spec.get("added_tokens") or []:
-        index, content = entry["id"], entry["content"]
-        if index not in vocabulary.tokens:
-            kind = Kind.SPECIAL if entry["special"] else Kind.TEXT
-            tokens[index] = Token(index, content, kind, content.encode(), content.startswith(" "), added=True)
-    return replace(vocabulary, tokens=dict(sorted(tokens.items())), tokenizer=open_tokenizer(spec), spec=spec)
 
 
 def print_form(vocabulary: Vocabulary, data: bytes) -> str | None:

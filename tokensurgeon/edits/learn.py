@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count, pairwise
@@ -177,6 +178,29 @@ def count_words(
         )
     )
     return Counter({word: times for word, times in every.items() if len(word) > 1})
+
+
+def word_ends(before: str, after: str) -> bool:
+    """Whether SentencePiece ends a word here: letters, digits, marks and line ends stay among themselves.
+
+    Args:
+        before: Text up to the place.
+        after: Text from there.
+
+    Returns:
+        True also where a space follows a word; spaces belong to the word they open.
+    """
+    if before.strip(" "):
+        return _char_class(before[-1]) != _char_class(after[0])
+    return _char_class(after[0]) == "\n"
+
+
+def _char_class(char: str) -> str:
+    if char.isspace():
+        return " " if char == " " else "\n"
+    if char.isnumeric():
+        return "9"
+    return "a" if unicodedata.category(char)[0] in "LM" else "."
 
 
 def plain_ids(vocabulary: Vocabulary) -> set[int]:

@@ -1,4 +1,4 @@
-"""Which tokens a token cannot be produced without.
+"""Which tokens a token brings with it.
 
 A trimmed tokenizer has to cut a text as before wherever all tokens of the text are kept. What that takes
 depends on the model.
@@ -13,20 +13,22 @@ these need is found in the same way. A token that its own letters do not lead to
 (`ignore_merges` looks it up), and needs nothing. Byte pieces and the unknown token are letters of their
 own: where merges build on them, every merge that makes a token counts.
 
-**Unigram.** The old path is still the best one as long as there is no path that was not there before. There
-would be one where a letter loses its own piece, for the unknown token then takes its place: so a piece
-needs its letters. The lowest score sets the price of the unknown token, so `trim` keeps the piece that has
-it.
+**Unigram.** The old path is still the best one, for fewer pieces open no better path. A letter that loses
+its own piece opens one with the unknown token; but that costs more than any piece did, as long as its price
+stays. The lowest score sets it, so `trim` keeps the piece that has it.
 
-**WordPiece.** The longest match at each place is still the longest. But a word that failed, and was
-unknown, might succeed by shorter matches. It does not if each kept piece has pieces for its letters, for
-with these the old vocabulary would not have failed either: so a piece needs its letters. Where the old
-vocabulary has none for one of them (`Needs.unspelt`), an unknown word may become known.
+**WordPiece.** The longest match at each place is still the longest. But a word that failed, and was unknown,
+might now succeed by shorter matches. It does not if the old vocabulary had a piece for each letter of the
+pieces that are kept, for then it would not have failed. Where one has none (`Needs.unspelt`), an unknown word
+may become known.
+
+So neither of these two has to keep anything for what is kept. A piece of several letters brings the pieces of
+single letters all the same: no text that these can write becomes unknown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from functools import cache
 
 from tokensurgeon.edits.document import learnt_ids, model_type, read_merges
@@ -35,7 +37,7 @@ from tokensurgeon.vocab.vocabulary import Vocabulary
 
 
 class Needs:
-    """Id of a token -> ids of the tokens that it directly needs.
+    """Id of a token -> ids of the tokens that it brings with it.
 
     Args:
         vocabulary: Of any kind.
@@ -58,21 +60,22 @@ class Needs:
                 self._makers.setdefault("".join(pair), set()).update(pair)
         self.direct = cache(self._find)
 
-    def close(self, ids: Iterable[int]) -> set[int]:
-        """Add to tokens all that they need, directly or not.
+    def close(self, ids: Iterable[int], closed: Set[int] = frozenset()) -> set[int]:
+        """Add to tokens all that they bring with them, directly or not.
 
         Args:
             ids: Any tokens.
+            closed: Tokens that are there already, with all that they bring.
 
         Returns:
-            These and the others.
+            These and the others, without those that are there already.
         """
-        closed: set[int] = set()
-        waiting = set(ids)
+        found: set[int] = set()
+        waiting = set(ids) - closed
         while waiting:
-            closed |= waiting
-            waiting = {need for index in waiting for need in self.direct(index)} - closed
-        return closed
+            found |= waiting
+            waiting = {need for index in waiting for need in self.direct(index)} - found - closed
+        return found
 
     def unspelt(self, ids: Iterable[int]) -> list[int]:
         """Find the pieces of a WordPiece model that have a letter without a piece of its own.
@@ -85,32 +88,28 @@ class Needs:
         """
         if self._kind != "WordPiece":
             return []
-        texts = ((index, self._tokens[index]) for index in ids)
-        return [
-            index
-            for index, token in texts
-            if token.kind is Kind.TEXT
-            and any(letter not in self._ids for letter in self._letters(token.content))
-        ]
+        pieces = [index for index in ids if self._tokens[index].kind is Kind.TEXT]
+        return [index for index in pieces if not self._ids.keys() >= self._letters(index)]
 
     def _find(self, index: int) -> frozenset[int]:
-        content = self._tokens[index].content
+        parts: Iterable[str] = ()
         if self._kind == "BPE":
-            parts = self._parts(content)
+            parts = self._parts(self._tokens[index].content)
         elif self._kind in ("Unigram", "WordPiece") and self._tokens[index].kind is Kind.TEXT:
-            parts = self._letters(content)
-        else:
-            parts = []
-        return frozenset(self._ids[part] for part in parts if part in self._ids) - {index}
+            letters = self._bare(index)
+            # A single letter brings nothing: its two forms would bring each other.
+            parts = [*letters, *(self._prefix + letter for letter in letters)] if len(letters) > 1 else ()
+        return frozenset(self._ids[part] for part in parts if part in self._ids)
 
-    def _letters(self, content: str) -> list[str]:
-        if not self._prefix:
-            return list(content)
-        continues = content.startswith(self._prefix) and content != self._prefix
-        letters = list(content.removeprefix(self._prefix)) if continues else list(content)
-        return [
-            letter if not (at or continues) else self._prefix + letter for at, letter in enumerate(letters)
-        ]
+    def _bare(self, index: int) -> str:
+        content = self._tokens[index].content
+        return content.removeprefix(self._prefix) or content
+
+    def _letters(self, index: int) -> set[str]:
+        """The pieces that would write a piece letter by letter."""
+        content, bare = self._tokens[index].content, self._bare(index)
+        first = content[: len(content) - len(bare) + 1]
+        return {first, *(self._prefix + letter for letter in bare[1:])}
 
     def _parts(self, content: str) -> list[str]:
         if content not in self._products:

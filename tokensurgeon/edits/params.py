@@ -22,8 +22,14 @@ class TrimParams(_Edit):
     )
     keep: tuple[str, ...] = Field((), description="files with one token a line, as text; kept in any case")
     size: int | None = Field(None, ge=1, description="tokens to keep at most, the most used first")
-    exact_size: bool = Field(False, description="keep no fewer than size either, the lowest ids first")
-    multiple_of: int = Field(1, ge=1, description="keep so many more that the size is a multiple of this")
+    exact_size: bool = Field(
+        False, description="keep no fewer than size either: the most used, then the lowest ids"
+    )
+    multiple_of: int = Field(
+        1,
+        ge=1,
+        description="keep so many more, but not more than size, that their number is a multiple of this",
+    )
 
 
 class ExtendParams(_Edit):

@@ -17,7 +17,7 @@ from typing import Any
 
 from tokensurgeon.edits.document import Edited, open_tokenizer, read_merges
 from tokensurgeon.edits.extend import word_cutter
-from tokensurgeon.edits.grow import Growth, check_model, grown
+from tokensurgeon.edits.grow import Growth, check_model
 from tokensurgeon.edits.learn import Word, learn_merges, plain_ids, read_words
 from tokensurgeon.edits.params import SupertokensParams
 from tokensurgeon.errors import InputError
@@ -74,7 +74,7 @@ def supertokens(
     if not merges:
         raise InputError("supertokens: no two words follow each other twice in the texts", "longer texts")
     growth.merges += [(growth.content[left], growth.content[right]) for left, right, _ in merges]
-    result = grown(joined, growth.spec())
+    result = growth.finish()
     sizes = Counter(len(_WORD.findall(spans[index].decode(errors="replace"))) for index in growth.new)
     facts: dict[str, Any] = {
         "added": len(merges),

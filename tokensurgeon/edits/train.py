@@ -8,12 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise, starmap
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from tokensurgeon.edits.document import Edited, open_tokenizer, read_merges
 from tokensurgeon.edits.grow import check_model
+from tokensurgeon.edits.learn import word_ends
 from tokensurgeon.edits.params import TrainParams
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocab.canonical import CHAR_OF_BYTE, Decoder, Family, Kind
@@ -25,6 +27,9 @@ _FIRST = 500
 """Learnt pieces the search for a size starts with."""
 
 _LARGEST = 1 << 18
+_SURPLUS = 1.5
+"""By how much more Unigram pieces are learnt, of which some are left out."""
+
 _HELD_OUT = 10
 """One part in so many is kept back to see what a larger size gains."""
 
@@ -158,7 +163,7 @@ def _run_trainer(
     )
     if vocabulary.tokenizer.normalizer is not None:
         tokenizer.normalizer = vocabulary.tokenizer.normalizer
-    cutter = _training_cutter(vocabulary)
+    cutter = _training_cutter(vocabulary, kind)
     if cutter is not None:
         tokenizer.pre_tokenizer = cutter
     model = vocabulary.spec["model"]
@@ -168,7 +173,7 @@ def _run_trainer(
         # Letters of the corpus are among the trainer's pieces, also those that stay anyway.
         letters = set("▁").union(*texts)
         room += sum(token.content in letters for token in base)
-        trainer = trainers.UnigramTrainer(vocab_size=room, **options)
+        trainer = trainers.UnigramTrainer(vocab_size=int(room * _SURPLUS), **options)
     else:
         if vocabulary.family is Family.BYTE_LEVEL:
             options["initial_alphabet"] = list(CHAR_OF_BYTE.values())
@@ -186,16 +191,22 @@ def _run_trainer(
     document = json.loads(tokenizer.to_str())
     vocab = document["model"]["vocab"]
     if isinstance(vocab, list):
-        # Letters first: what exceeds the size is cut off.
-        return _Learnt(sorted(dict(vocab), key=lambda piece: len(piece) > 1), dict(vocab), [])
+        # The trainer finds no piece that always ends a word it is given, so words are not cut finer for it,
+        # and pieces that reach over a word's end are left out. Letters first: what exceeds the size is cut off.
+        pieces = [
+            piece for piece, _ in vocab if not any(starmap(word_ends, pairwise(piece.replace("▁", " "))))
+        ]
+        return _Learnt(sorted(pieces, key=lambda piece: len(piece) > 1), dict(vocab), [])
     return _Learnt(sorted(vocab, key=vocab.__getitem__), {}, read_merges(document))
 
 
-def _training_cutter(vocabulary: Vocabulary) -> Any:  # noqa: ANN401 - tokenizers has no public type for it
+def _training_cutter(vocabulary: Vocabulary, kind: str) -> Any:  # noqa: ANN401 - tokenizers has no public type for it
     """The tokenizer's own pre-tokenizer, and what SentencePiece keeps apart, and digits that stay single."""
     parts = [] if vocabulary.tokenizer.pre_tokenizer is None else [vocabulary.tokenizer.pre_tokenizer]
     single = digit_scheme(vocabulary) == "single digits"
-    if vocabulary.family in (Family.SENTENCEPIECE, Family.PLAIN):
+    if kind == "Unigram":
+        parts.append(pre_tokenizers.Split("▁", "merged_with_next"))
+    elif vocabulary.family in (Family.SENTENCEPIECE, Family.PLAIN):
         pattern = _SCRIPTS.replace("NUMBERS", r"\p{N}" if single else r"▁?\p{N}+")
         parts.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
     elif single and vocabulary.family is Family.BYTE_LEVEL:

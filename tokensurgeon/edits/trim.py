@@ -51,7 +51,9 @@ def trim(vocabulary: Vocabulary, params: TrimParams, counts: Mapping[int, int]) 
         counts: Uses of each token in ``params.corpus``, as `count_tokens` finds them.
 
     Returns:
-        The tokenizer, with ids from 0 on in the order of the old ones.
+        The tokenizer, with ids from 0 on in the order of the old ones. Its facts: ``tokens`` before, and how
+        many are ``kept``; ``why``, by the first reason that applies; ``merges`` before and ``merges_kept``;
+        how many pieces of a WordPiece model are ``unspelt``, if any are (see `needs`).
 
     Raises:
         RecipeError: Nothing is asked for, or what is asked for contradicts itself or the vocabulary.
@@ -82,11 +84,19 @@ def trim(vocabulary: Vocabulary, params: TrimParams, counts: Mapping[int, int]) 
     filled = _fill(
         kept, goal, needs, sorted(vocabulary.tokens, key=lambda index: (-counts.get(index, 0), index))
     )
-    reasons = (
-        ("mandatory", must), ("listed", listed), ("used", used), ("script", written), ("size", whole),
-        ("filled", filled),
-    )  # fmt: skip
-    return _rewrite(vocabulary, kept, reasons, needs)
+    reasons = {"mandatory": must, "listed": listed, "used": used, "script": written, "size": whole}
+    reasons |= {"filled": filled, "ancestors": kept}
+    own = set(learnt_ids(vocabulary.spec).values())
+    # The library numbers added tokens behind the model's pieces, whatever the file says.
+    origins = dict(enumerate(sorted(kept, key=lambda index: (index not in own, index))))
+    spec = _rewrite(vocabulary.spec, {old: new for new, old in origins.items()})
+    facts: dict[str, Any] = {"tokens": len(vocabulary), "kept": len(kept), "why": _count(kept, reasons)}
+    if "merges" in spec["model"]:
+        facts["merges"] = len(vocabulary.spec["model"]["merges"])
+        facts["merges_kept"] = len(spec["model"]["merges"])
+    if unspelt := needs.unspelt(kept):
+        facts["unspelt"] = len(unspelt)
+    return Edited(spec, origins, facts)
 
 
 def _check(params: TrimParams) -> None:
@@ -174,7 +184,7 @@ def _fill(kept: set[int], goal: int, needs: Needs, order: Iterable[int]) -> set[
     # What did not fit may do so once others have brought what it needs.
     while len(kept) < goal:
         for index in waiting:
-            added = needs.close([index]) - kept
+            added = needs.close([index], kept)
             if len(kept) + len(added) <= goal:
                 kept |= added
                 filled |= added
@@ -182,54 +192,46 @@ def _fill(kept: set[int], goal: int, needs: Needs, order: Iterable[int]) -> set[
     return filled
 
 
+def _count(kept: set[int], reasons: Mapping[str, set[int]]) -> dict[str, int]:
+    """Tokens by the first reason that each is kept for."""
+    counts, left = {}, set(kept)
+    for reason, ids in reasons.items():
+        counts[reason] = len(left & ids)
+        left -= ids
+    return {reason: count for reason, count in counts.items() if count}
+
+
 def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def _rewrite(
-    vocabulary: Vocabulary, kept: set[int], reasons: Iterable[tuple[str, set[int]]], needs: Needs
-) -> Edited:
-    spec = vocabulary.spec
-    learnt = learnt_ids(spec)
-    own = set(learnt.values())
-    # The library numbers added tokens behind the model's pieces, whatever the file says.
-    order = sorted(kept, key=lambda index: (index not in own, index))
-    new_ids = {old: new for new, old in enumerate(order)}
+def _rewrite(spec: dict[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:
+    """The ``tokenizer.json`` of the tokens that have a new id, everything else in it as it was."""
     model = dict(spec["model"])
+    learnt = learnt_ids(spec)
     if isinstance(model["vocab"], list):
-        model["vocab"] = [model["vocab"][old] for old in order if old in own]
+        model["vocab"] = [entry for old, entry in enumerate(model["vocab"]) if old in new_ids]
         if model.get("unk_id") is not None:
             model["unk_id"] = new_ids[model["unk_id"]]
     else:
-        model["vocab"] = {piece: new_ids[old] for piece, old in learnt.items() if old in kept}
-    facts: dict[str, Any] = {"tokens": len(vocabulary), "kept": len(kept), "why": {}}
-    told: set[int] = set()
-    for reason, ids in (*reasons, ("ancestors", kept)):
-        if told_here := (ids & kept) - told:
-            facts["why"][reason] = len(told_here)
-            told |= told_here
+        model["vocab"] = {piece: new_ids[old] for piece, old in learnt.items() if old in new_ids}
     if "merges" in model:
-        pieces = model["vocab"]
-        parted = zip(spec["model"]["merges"], read_merges(spec), strict=True)
+        pieces = model["vocab"].keys()
         model["merges"] = [
-            merge for merge, pair in parted if all(piece in pieces for piece in (*pair, "".join(pair)))
+            merge
+            for merge, pair in zip(model["merges"], read_merges(spec), strict=True)
+            if pieces >= {*pair, "".join(pair)}
         ]
-        facts |= {"merges": len(spec["model"]["merges"]), "merges_kept": len(model["merges"])}
-    if unspelt := needs.unspelt(kept):
-        facts["unspelt"] = len(unspelt)
-    added = [
-        {**entry, "id": new_ids[entry["id"]]}
-        for entry in sorted(spec.get("added_tokens") or [], key=lambda entry: new_ids[entry["id"]])
-    ]
     changed = {
-        "added_tokens": added,
+        "added_tokens": sorted(
+            ({**entry, "id": new_ids[entry["id"]]} for entry in spec.get("added_tokens") or []),
+            key=lambda entry: int(entry["id"]),
+        ),
         "post_processor": _renumber(spec.get("post_processor"), new_ids),
         "padding": spec.get("padding") and {**spec["padding"], "pad_id": new_ids[spec["padding"]["pad_id"]]},
         "model": model,
     }
-    return Edited(
-        {key: changed.get(key, value) for key, value in spec.items()}, dict(enumerate(order)), facts
-    )
+    return {key: changed.get(key, value) for key, value in spec.items()}
 
 
 def _processor_ids(node: dict[str, Any] | None) -> list[int]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from tokensurgeon.edits.document import Edited
 from tokensurgeon.edits.extend import KINDS, Report, add_inside
-from tokensurgeon.edits.grow import Growth, check_model, grown
+from tokensurgeon.edits.grow import Growth, check_model
+from tokensurgeon.edits.params import UnionParams
 from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.vocabulary import Vocabulary
 
 
-def union(vocabulary: Vocabulary, other: Vocabulary) -> Edited:
+def union(vocabulary: Vocabulary, params: UnionParams, other: Vocabulary) -> Edited:
     """Add every token of another tokenizer that plain text can be made to produce, and its special tokens.
 
     Args:
         vocabulary: The tokenizer to extend.
-        other: The tokenizer of ``UnionParams.tokenizer``.
+        params: Where the other one is from.
+        other: The tokenizer of ``params.tokenizer``.
 
     Returns:
         The tokenizer with every old id as it was.
@@ -31,8 +33,9 @@ def union(vocabulary: Vocabulary, other: Vocabulary) -> Edited:
     new = [name for name in names if name not in growth.taken]
     for name in new:
         growth.add_outside(name, special=True)
-    result = grown(result, growth.spec()) if new else result
+    result = growth.finish() if new else result
     facts = report.facts() | {
+        "of": params.tokenizer,
         "special_tokens_added": len(new),
         "special_tokens_already_there": len(names) - len(new),
     }
