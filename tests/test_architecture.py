@@ -131,7 +131,9 @@ def test_importing_the_package_loads_no_torch():
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "run", "transplant", "plan", "verify", "calibrate", "eval", "inspect", "methods", "report"]
+    "verb",
+    ("", "run", "transplant", "trim", "extend", "supertokens", "merge", "train-tokenizer", "remap-ids", "plan")
+    + ("verify", "calibrate", "eval", "inspect", "methods", "report"),
 )
 def test_help_loads_no_torch(verb):
     arguments = ["tokensurgeon", *([verb] if verb else []), "--help"]

@@ -11,6 +11,7 @@ import pytest
 
 from tokensurgeon.cli.app import main
 from tokensurgeon.methods.registry import METHODS
+from tokensurgeon.vocab.vocabulary import load_vocabulary
 
 
 @pytest.fixture
@@ -114,6 +115,25 @@ def test_verify_takes_any_checkpoint(call, make_model, sentencepiece):
     code, out, _ = call("verify", make_model("llama-tied", sentencepiece))
     assert code == 0
     assert "forward pass" in out
+
+
+def test_inspect_tells_how_a_text_is_cut_and_which_tokens_no_text_leads_to(
+    call, byte_level, sentencepiece, tmp_path
+):
+    text = tmp_path / "text.txt"
+    text.write_text("the dog\nthe fox\n")
+    code, out, _ = call("inspect", byte_level, sentencepiece, "--text", str(text), "--unreachable", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["texts"]["lines"] == 2
+    assert found["texts"]["bytes_per_token_base"] != found["texts"]["bytes_per_token_target"]
+    same = json.loads(call("inspect", byte_level, byte_level, "--text", str(text), "--json")[1])
+    assert same["texts"]["share_of_lines_cut_otherwise"] == 0
+    never = {row["id"] for row in found["unreachable"]}
+    assert never
+    assert not never & set(load_vocabulary(byte_level).encode("".join(map(chr, range(0x3000)))))
+    code, out, _ = call("inspect", byte_level, sentencepiece, "--text", str(text), "--unreachable")
+    assert "bytes per token target" in out
 
 
 def test_inspect_shows_overlap_and_special_tokens(call, byte_level, sentencepiece):

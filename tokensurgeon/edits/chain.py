@@ -185,7 +185,7 @@ def apply_edit(vocabulary: Vocabulary, params: AnyEdit) -> Edited:
         return supertokens(vocabulary, params, texts, shrink)
     if isinstance(params, TrainParams):
         return train(vocabulary, params, _read(params.corpus))
-    return union(vocabulary, load_vocabulary(Path(params.tokenizer).expanduser()))
+    return union(vocabulary, params, load_vocabulary(Path(params.tokenizer).expanduser()))
 
 
 def _read(paths: Sequence[str]) -> list[str]:
