@@ -130,11 +130,10 @@ def test_importing_the_package_loads_no_torch():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "verb",
-    ("", "run", "transplant", "trim", "extend", "supertokens", "merge", "train-tokenizer", "remap-ids", "plan")
-    + ("verify", "calibrate", "eval", "inspect", "methods", "report"),
-)
+VERBS = "run transplant trim extend supertokens merge train-tokenizer remap-ids plan verify calibrate eval"
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS.split(), "inspect", "methods", "recipes", "report"])
 def test_help_loads_no_torch(verb):
     arguments = ["tokensurgeon", *([verb] if verb else []), "--help"]
     done = run_python(
