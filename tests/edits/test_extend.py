@@ -183,6 +183,29 @@ def test_a_line_for_wordpiece_opens_a_word_unless_it_has_the_prefix():
     assert [new.tokens[index].content for index in new.encode("foxes afoxes")] == ["foxes", "a", "##foxes"]
 
 
+def test_a_mark_is_one_wordpiece_with_a_space_before_it_or_without():
+    edited = extend(vocabulary("wordpiece"), LISTED, tokens=["##§", "§", "##xyx"])
+    assert edited.facts["added"] == len(new_ids(edited)) == 2
+    new = reread(edited)
+    assert new.by_content["§"].id in new.encode("a§ §")
+
+
+def test_letters_that_text_had_bytes_for_become_tokens_on_the_way():
+    old = vocabulary("sentencepiece")
+    edited = extend(old, LISTED, tokens=[" château"])
+    new = reread(edited)
+    assert "â" not in old.by_content
+    assert new.tokens[old.bound].content == "â"
+    assert [new.tokens[index].content for index in new.encode("le château")] == ["le", "▁château"]
+
+
+def test_a_unigram_with_holes_among_its_ids_is_refused():
+    spec = kinds.json.loads(kinds.unigram().to_str())
+    spec["added_tokens"][-1]["id"] += 3
+    with pytest.raises(InputError, match="no token has id"):
+        extend(kinds.load(kinds.json.dumps(spec)), LISTED, tokens=[" château"])
+
+
 def test_merges_keep_the_way_they_are_written():
     spec = kinds.json.loads(kinds.byte_level().to_str())
     spec["model"]["merges"] = [" ".join(pair) for pair in spec["model"]["merges"]]
@@ -221,10 +244,9 @@ def test_added_tokens_are_taken_as_they_are():
 
 
 def test_added_tokens_are_refused_where_the_text_behind_them_gets_a_space():
-    with pytest.raises(InputError, match="change the text around it"):
-        extend(vocabulary("unigram"), OUTSIDE, tokens=["zxqvj"])
-    with pytest.raises(InputError, match="change the text around it"):
-        extend(vocabulary("wordpiece"), OUTSIDE, tokens=["zxqvj"])
+    for kind in ("unigram", "wordpiece", "llama2"):
+        with pytest.raises(InputError, match="change the text around it"):
+            extend(vocabulary(kind), OUTSIDE, tokens=["zxqvj"])
 
 
 def test_added_tokens_are_refused_where_the_decoder_takes_their_letters_for_bytes():

@@ -54,6 +54,8 @@ def test_joining_words_alone_changes_no_segmentation(kind, text):
 
 def pieces(vocabulary, text):
     pre_tokenizer = vocabulary.tokenizer.pre_tokenizer
+    if pre_tokenizer is None:
+        return []
     if vocabulary.tokenizer.normalizer is not None:
         text = vocabulary.tokenizer.normalizer.normalize_str(text)
     return [span for _, span in pre_tokenizer.pre_tokenize_str(text)]

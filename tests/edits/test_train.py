@@ -22,7 +22,14 @@ def params(**changes):
     return TrainParams(corpus=("x",), **changes)
 
 
-SIZES = {"unigram": 300, "wordpiece": 350, "sentencepiece": 460, "metaspace": 460, "metaspace-first": 460}
+SIZES = {
+    "unigram": 300,
+    "wordpiece": 350,
+    "sentencepiece": 460,
+    "metaspace": 460,
+    "metaspace-first": 460,
+    "llama2": 460,
+}
 
 
 @functools.cache
@@ -164,3 +171,12 @@ def test_a_size_that_special_tokens_fill_is_refused():
 def test_parameters_out_of_range_are_refused(changes):
     with pytest.raises(ValidationError):
         params(**changes)
+
+
+def test_a_post_processor_that_adds_an_ordinary_token_is_refused():
+    tokenizer = kinds.smollm()
+    tokenizer.post_processor = kinds.processors.TemplateProcessing(
+        single="Ġdog $A", pair="Ġdog $A $B", special_tokens=[("Ġdog", tokenizer.token_to_id("Ġdog"))]
+    )
+    with pytest.raises(InputError, match="adds 'Ġdog', which is no special token"):
+        train(kinds.load(tokenizer), params(size=400), ["x y z"])

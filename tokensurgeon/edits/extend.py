@@ -148,11 +148,12 @@ def add_inside(
         The tokenizer with the tokens.
     """
     candidates = {}
+    taken = Growth(vocabulary).taken
     for data in _absent(vocabulary, wanted, report):
         content = print_form(vocabulary, data)
         if content is None:
             report.leave_out(data, _NO_FORM)
-        elif content in vocabulary.by_content:
+        elif content in taken:
             report.present += 1
         elif not _passes(vocabulary, data, content):
             report.leave_out(data, _CUT)
@@ -181,7 +182,7 @@ def add_inside(
         elif not unseen and (count is None or not failed):
             break
     asked = set(chosen.values())
-    report.added += len(chosen)
+    report.added += len(asked)
     report.intermediates += [content for content in ids if content not in asked]
     return result
 
@@ -201,6 +202,7 @@ def add_outside(
         The tokenizer with the tokens.
     """
     candidates = {}
+    taken = Growth(vocabulary).taken
     for data in _absent(vocabulary, wanted, report):
         try:
             text = data.decode()
@@ -209,7 +211,7 @@ def add_outside(
             continue
         if vocabulary.family is Family.WORDPIECE:
             text = text.removeprefix(" ")
-        if text in vocabulary.by_content:
+        if text in taken:
             report.present += 1
         else:
             candidates[data] = text
@@ -408,7 +410,8 @@ def best_score(content: str, scores: Mapping[str, float]) -> float:
 
 
 def _list_pieces(vocabulary: Vocabulary, chosen: dict[bytes, str], growth: Growth) -> dict[bytes, str]:
-    for content in chosen.values():
+    # A mark is one piece, whether a space comes before it or not.
+    for content in dict.fromkeys(chosen.values()):
         growth.add(content)
     return {}
 
@@ -421,13 +424,12 @@ def _learn(vocabulary: Vocabulary, texts: Iterable[str], count: int) -> Vocabula
         merges, _ = learn_merges(words, lambda left, right: _join(growth, left, right), count)
         growth.merges += [(growth.content[left], growth.content[right]) for left, right, _ in merges]
     else:
-        uses = _learn_pieces(vocabulary, words, count)
-        total = sum(words.values())
+        shares = _learn_pieces(vocabulary, words, count)
         scores = dict(vocabulary.spec["model"]["vocab"]) if kind == "Unigram" else {}
-        for content in sorted(uses, key=len):
+        for content in sorted(shares, key=len):
             index = growth.add(content)
             if kind == "Unigram":
-                score = max(math.log(uses[content] / total), best_score(content, scores) + _EDGE)
+                score = max(math.log(shares[content]), best_score(content, scores) + _EDGE)
                 scores[content] = growth.scores[index] = max(score, min(scores.values()))
     return growth.finish()
 
@@ -437,8 +439,8 @@ def _join(growth: Growth, left: int, right: int, prefix: str = "") -> int | None
     return None if content in growth.taken else growth.add(content)
 
 
-def _learn_pieces(vocabulary: Vocabulary, words: Counter[Word], count: int) -> dict[str, int]:
-    """The pieces that save the most tokens, and their uses.
+def _learn_pieces(vocabulary: Vocabulary, words: Counter[Word], count: int) -> dict[str, float]:
+    """The pieces that save the most tokens, and their share of all pieces of the words.
 
     Merges are tried until enough of their products are left over: a piece needs none in between.
     """
@@ -454,7 +456,7 @@ def _learn_pieces(vocabulary: Vocabulary, words: Counter[Word], count: int) -> d
         gains = {index: uses[index] * (sizes[index] - 1) for index in trial.new if uses[index]}
         if len(gains) >= count or len(merges) < most:
             best = sorted(gains, key=lambda index: (-gains[index], index))[:count]
-            return {trial.content[index]: uses[index] for index in best}
+            return {trial.content[index]: uses[index] / uses.total() for index in best}
 
 
 def word_cutter(vocabulary: Vocabulary) -> Callable[[int, int], bool]:
