@@ -223,6 +223,14 @@ def test_no_merge_leads_to_a_token_that_is_there_but_was_never_produced():
     assert learnt.encode("zx") == old.encode("zx")
 
 
+def test_a_chain_goes_round_tokens_that_are_there():
+    old = with_unmerged("zxq", "qv")
+    new = reread(extend(old, LISTED, tokens=["zxqv"]))
+    contents = [new.tokens[index].content for index in range(old.bound, new.bound)]
+    assert contents == ["xq", "xqv", "zxqv"]
+    assert new.tokenizer.encode("zxqv").tokens == ["zxqv"]
+
+
 def test_a_token_that_can_only_be_built_over_such_tokens_is_left_out():
     with pytest.raises(InputError, match="'zxq': each way to build it passes over"):
         extend(with_unmerged("zx", "xq"), LISTED, tokens=["zxq"])

@@ -303,7 +303,6 @@ def _chain_merges(vocabulary: Vocabulary, chosen: dict[bytes, str], growth: Grow
     """Append merges that lead from how a token is cut today to the token; the shortest first, as parts."""
     failed = {}
     ranks: dict[tuple[str, str], int] = {}
-    wanted = set(chosen.values())
     # A letter that the model has only bytes for becomes a token, on the way to the tokens it is in.
     lacking: set[str] = set()
     for data, content in sorted(chosen.items(), key=lambda item: len(item[0])):
@@ -311,7 +310,7 @@ def _chain_merges(vocabulary: Vocabulary, chosen: dict[bytes, str], growth: Grow
             continue
         letters = {char for char in content if char not in growth.taken}
         parts = _parts(vocabulary, content, lacking | letters)
-        steps = _build_up(_settle(parts, ranks), growth.taken, wanted) if parts else None
+        steps = _build_up(_settle(parts, ranks), growth.taken) if parts else None
         if steps is None:
             failed[data] = _BLOCKED if parts else _UNSPELT
             continue
@@ -357,7 +356,7 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
     return merged
 
 
-def _build_up(parts: list[str], taken: set[str], wanted: set[str]) -> list[tuple[str, str]] | None:
+def _build_up(parts: list[str], taken: set[str]) -> list[tuple[str, str]] | None:
     """Merges from parts to the whole whose products are all new; None where there is no such way.
 
     Another merge to a token that is there would change texts without a new token.
@@ -370,10 +369,9 @@ def _build_up(parts: list[str], taken: set[str], wanted: set[str]) -> list[tuple
             free = [pair for pair in pairs if "".join(pair) not in taken and "".join(pair) not in made]
             if not free:
                 break
-            pair = next((pair for pair in free if "".join(pair) in wanted), free[0])
-            steps.append(pair)
-            made.add("".join(pair))
-            symbols = _merge(symbols, pair)
+            steps.append(free[0])
+            made.add("".join(free[0]))
+            symbols = _merge(symbols, free[0])
         else:
             return steps
     return None

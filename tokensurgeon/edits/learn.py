@@ -160,7 +160,7 @@ def read_words(
 def count_words(
     vocabulary: Vocabulary, texts: Iterable[str], cut: Callable[[int, int], bool]
 ) -> Counter[Word]:
-    """Words of ordinary tokens, and how often each occurs.
+    """Words as the tokenizer segments them, and how often each occurs; other tokens than text stand alone.
 
     Args:
         vocabulary: The tokenizer.
@@ -175,7 +175,7 @@ def count_words(
     def ends(left: int, right: int) -> bool:
         return not plain.issuperset((left, right)) or cut(left, right)
 
-    return Counter(word for _, word in read_words(vocabulary, texts, ends) if word[0] in plain)
+    return Counter(word for _, word in read_words(vocabulary, texts, ends))
 
 
 def word_ends(before: str, after: str) -> bool:
