@@ -219,6 +219,13 @@ def test_words_are_not_joined_behind_a_line_end_that_belongs_to_the_word():
     assert len(pieces(join_words(old), text)) < len(pieces(old, text))
 
 
+def test_tokens_that_are_only_looked_up_whole_are_refused():
+    spec = json.loads(kinds.tiktoken().to_str())
+    spec["model"]["vocab"]["Ġzxq"] = 422
+    with pytest.raises(InputError, match="'Ġzxq' is looked up whole"):
+        supertokens(kinds.load(json.dumps(spec)), params(), TEXTS)
+
+
 def test_texts_without_a_pair_of_words_are_refused():
     with pytest.raises(InputError, match="no two words"):
         supertokens(vocabulary("byte-level"), params(), ["one"])
