@@ -114,6 +114,19 @@ def sentencepiece(metaspace=None):
     return tokenizer
 
 
+def llama2():
+    """Like Llama 2: nothing cuts words apart, and a space is put before each text."""
+    tokenizer = sentencepiece()
+    spec = json.loads(tokenizer.to_str())
+    spec["pre_tokenizer"] = None
+    tokenizer = Tokenizer.from_str(json.dumps(spec))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return tokenizer
+
+
 def unigram():
     """Like T5: Metaspace that prepends a space, and a token behind the list of pieces."""
     tokenizer = Tokenizer(models.Unigram())
@@ -152,6 +165,7 @@ MAKERS = {
     "sentencepiece": sentencepiece,
     "metaspace": functools.partial(sentencepiece, metaspace="never"),
     "metaspace-first": functools.partial(sentencepiece, metaspace="first"),
+    "llama2": llama2,
     "unigram": unigram,
     "wordpiece": wordpiece,
 }

@@ -183,6 +183,77 @@ def test_a_line_for_wordpiece_opens_a_word_unless_it_has_the_prefix():
     assert [new.tokens[index].content for index in new.encode("foxes afoxes")] == ["foxes", "a", "##foxes"]
 
 
+def test_a_mark_is_one_wordpiece_with_a_space_before_it_or_without():
+    edited = extend(vocabulary("wordpiece"), LISTED, tokens=["##§", "§", "##xyx"])
+    assert edited.facts["added"] == len(new_ids(edited)) == 2
+    new = reread(edited)
+    assert new.by_content["§"].id in new.encode("a§ §")
+
+
+def test_letters_that_text_had_bytes_for_become_tokens_on_the_way():
+    old = vocabulary("sentencepiece")
+    edited = extend(old, LISTED, tokens=[" château"])
+    new = reread(edited)
+    assert "â" not in old.by_content
+    assert new.tokens[old.bound].content == "â"
+    assert [new.tokens[index].content for index in new.encode("le château")] == ["le", "▁château"]
+
+
+def test_a_unigram_with_holes_among_its_ids_is_refused():
+    spec = kinds.json.loads(kinds.unigram().to_str())
+    spec["added_tokens"][-1]["id"] += 3
+    with pytest.raises(InputError, match="no token has id"):
+        extend(kinds.load(kinds.json.dumps(spec)), LISTED, tokens=[" château"])
+
+
+def with_unmerged(*pieces):
+    """A tokenizer with tokens that no merge leads to."""
+    spec = kinds.json.loads(kinds.smollm().to_str())
+    for piece in pieces:
+        spec["model"]["vocab"][piece] = len(spec["model"]["vocab"])
+    return kinds.load(kinds.json.dumps(spec))
+
+
+def test_no_merge_leads_to_a_token_that_is_there_but_was_never_produced():
+    old = with_unmerged("zx")
+    new = reread(extend(old, LISTED, tokens=["zxq"]))
+    assert [new.tokens[index].content for index in new.encode("zxq zx")] == ["zxq", "Ġ", "z", "x"]
+    learnt = reread(extend(old, corpus(5), texts=["zx zx zx"]))
+    assert [learnt.tokens[index].content for index in range(old.bound, learnt.bound)] == ["Ġz", "Ġzx"]
+    assert learnt.encode("zx") == old.encode("zx")
+
+
+def test_a_chain_goes_round_tokens_that_are_there():
+    old = with_unmerged("zxq", "qv")
+    new = reread(extend(old, LISTED, tokens=["zxqv"]))
+    contents = [new.tokens[index].content for index in range(old.bound, new.bound)]
+    assert contents == ["xq", "xqv", "zxqv"]
+    assert new.tokenizer.encode("zxqv").tokens == ["zxqv"]
+
+
+def test_a_token_that_can_only_be_built_over_such_tokens_is_left_out():
+    with pytest.raises(InputError, match="'zxq': each way to build it passes over"):
+        extend(with_unmerged("zx", "xq"), LISTED, tokens=["zxq"])
+
+
+def test_a_token_that_an_added_token_cuts_is_left_out():
+    edited = extend(vocabulary("sentencepiece"), LISTED, tokens=["ab\n\nba", "zxq"])
+    assert edited.facts["left_out"]["text is cut within it before the model sees it"]["count"] == 1
+    assert edited.facts["added"] == 1
+    assert "ab\n\nba" not in reread(edited).by_content
+
+
+def test_a_unigram_piece_scores_just_above_its_parts():
+    pieces = [("<unk>", 0.0), ("▁", -2.0), ("a", -1.0), ("b", -1.5), ("z", -20.0)]
+    tokenizer = kinds.Tokenizer(kinds.models.Unigram(pieces, unk_id=0))
+    tokenizer.pre_tokenizer = kinds.pre_tokenizers.Metaspace()
+    edited = extend(kinds.load(tokenizer), LISTED, tokens=["aab", "ab"])
+    scores = dict(edited.spec["model"]["vocab"])
+    assert -2.5 < scores["ab"] < -2.49 and -3.5 < scores["aab"] < -3.49
+    new = reread(edited)
+    assert new.tokenizer.encode("zabzaab").tokens == ["▁", "z", "ab", "z", "aab"]
+
+
 def test_merges_keep_the_way_they_are_written():
     spec = kinds.json.loads(kinds.byte_level().to_str())
     spec["model"]["merges"] = [" ".join(pair) for pair in spec["model"]["merges"]]
@@ -221,10 +292,9 @@ def test_added_tokens_are_taken_as_they_are():
 
 
 def test_added_tokens_are_refused_where_the_text_behind_them_gets_a_space():
-    with pytest.raises(InputError, match="change the text around it"):
-        extend(vocabulary("unigram"), OUTSIDE, tokens=["zxqvj"])
-    with pytest.raises(InputError, match="change the text around it"):
-        extend(vocabulary("wordpiece"), OUTSIDE, tokens=["zxqvj"])
+    for kind in ("unigram", "wordpiece", "llama2"):
+        with pytest.raises(InputError, match="change the text around it"):
+            extend(vocabulary(kind), OUTSIDE, tokens=["zxqvj"])
 
 
 def test_added_tokens_are_refused_where_the_decoder_takes_their_letters_for_bytes():

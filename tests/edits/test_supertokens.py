@@ -54,6 +54,8 @@ def test_joining_words_alone_changes_no_segmentation(kind, text):
 
 def pieces(vocabulary, text):
     pre_tokenizer = vocabulary.tokenizer.pre_tokenizer
+    if pre_tokenizer is None:
+        return []
     if vocabulary.tokenizer.normalizer is not None:
         text = vocabulary.tokenizer.normalizer.normalize_str(text)
     return [span for _, span in pre_tokenizer.pre_tokenize_str(text)]
@@ -202,6 +204,26 @@ def test_a_merge_that_would_reach_from_a_word_to_a_comma_keeps_commas_apart():
     new = reread(supertokens(old, params(), TEXTS))
     assert ", the" not in [token.text for token in new]
     assert new.encode("they, the") == old.encode("they, the")
+
+
+def test_words_are_not_joined_behind_a_line_end_that_belongs_to_the_word():
+    split = kinds.pre_tokenizers.Split(kinds.Regex(r" ?\p{L}+\n?|\s+|[^\s\p{L}]"), "isolated")
+    whole = kinds.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = kinds.train_bpe(kinds.pre_tokenizers.Sequence([split, whole]))
+    spec = json.loads(tokenizer.to_str())
+    spec["model"]["vocab"]["ĊĠ"] = len(spec["model"]["vocab"])
+    spec["model"]["merges"].append(["Ċ", "Ġ"])
+    old = kinds.load(json.dumps(spec))
+    text = "the\n dog and the dog\n and\n  the"
+    assert join_words(old).encode(text) == old.encode(text)
+    assert len(pieces(join_words(old), text)) < len(pieces(old, text))
+
+
+def test_tokens_that_are_only_looked_up_whole_are_refused():
+    spec = json.loads(kinds.tiktoken().to_str())
+    spec["model"]["vocab"]["Ġzxq"] = 422
+    with pytest.raises(InputError, match="'Ġzxq' is looked up whole"):
+        supertokens(kinds.load(json.dumps(spec)), params(), TEXTS)
 
 
 def test_texts_without_a_pair_of_words_are_refused():

@@ -22,7 +22,14 @@ def params(**changes):
     return TrainParams(corpus=("x",), **changes)
 
 
-SIZES = {"unigram": 300, "wordpiece": 350, "sentencepiece": 460, "metaspace": 460, "metaspace-first": 460}
+SIZES = {
+    "unigram": 300,
+    "wordpiece": 350,
+    "sentencepiece": 460,
+    "metaspace": 460,
+    "metaspace-first": 460,
+    "llama2": 460,
+}
 
 
 @functools.cache
@@ -118,6 +125,18 @@ def test_single_digits_stay_single(kind):
     assert made(kind).facts["digits"] == {"before": "single digits", "after": "single digits"}
 
 
+def test_single_digits_of_a_wordpiece_stay_single():
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters)]
+    model = kinds.models.WordPiece(vocab={name: i for i, name in enumerate(names)}, unk_token="[UNK]")
+    tokenizer = kinds.Tokenizer(model)
+    tokenizer.pre_tokenizer = kinds.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = kinds.decoders.WordPiece()
+    edited = train(kinds.load(tokenizer), params(size=300), ["in 1848 and 1848 and 2026 and 2026 "] * 9)
+    assert digit_scheme(reread(edited)) == "single digits"
+    assert b" and" in reread(edited).by_bytes
+
+
 @pytest.mark.parametrize("kind", ["byte-level", "sentencepiece", "unigram", "wordpiece"])
 def test_text_like_the_corpus_is_shorter_than_before(kind):
     held_out = "The quick dog passait sous le château at the end of the day, et la rivière était old."
@@ -145,6 +164,7 @@ def test_without_a_size_growth_says_when_to_stop(kind):
         facts = train(vocabulary(kind), params(growth=growth), [(FRENCH + ENGLISH) * 2]).facts
         sizes[growth] = facts["size"]
         tried = [entry["size"] for entry in facts["sizes_tried"]]
+        assert ("log_likelihood" if kind == "unigram" else "bytes_per_token") in facts["sizes_tried"][0]
         assert tried == sorted(tried)
     assert sizes[0.2] <= sizes[0.01]
 
@@ -164,3 +184,12 @@ def test_a_size_that_special_tokens_fill_is_refused():
 def test_parameters_out_of_range_are_refused(changes):
     with pytest.raises(ValidationError):
         params(**changes)
+
+
+def test_a_post_processor_that_adds_an_ordinary_token_is_refused():
+    tokenizer = kinds.smollm()
+    tokenizer.post_processor = kinds.processors.TemplateProcessing(
+        single="Ġdog $A", pair="Ġdog $A $B", special_tokens=[("Ġdog", tokenizer.token_to_id("Ġdog"))]
+    )
+    with pytest.raises(InputError, match="adds 'Ġdog', which is no special token"):
+        train(kinds.load(tokenizer), params(size=400), ["x y z"])

@@ -148,11 +148,12 @@ def add_inside(
         The tokenizer with the tokens.
     """
     candidates = {}
+    taken = Growth(vocabulary).taken
     for data in _absent(vocabulary, wanted, report):
         content = print_form(vocabulary, data)
         if content is None:
             report.leave_out(data, _NO_FORM)
-        elif content in vocabulary.by_content:
+        elif content in taken:
             report.present += 1
         elif not _passes(vocabulary, data, content):
             report.leave_out(data, _CUT)
@@ -181,7 +182,7 @@ def add_inside(
         elif not unseen and (count is None or not failed):
             break
     asked = set(chosen.values())
-    report.added += len(chosen)
+    report.added += len(asked)
     report.intermediates += [content for content in ids if content not in asked]
     return result
 
@@ -201,6 +202,7 @@ def add_outside(
         The tokenizer with the tokens.
     """
     candidates = {}
+    taken = Growth(vocabulary).taken
     for data in _absent(vocabulary, wanted, report):
         try:
             text = data.decode()
@@ -209,7 +211,7 @@ def add_outside(
             continue
         if vocabulary.family is Family.WORDPIECE:
             text = text.removeprefix(" ")
-        if text in vocabulary.by_content:
+        if text in taken:
             report.present += 1
         else:
             candidates[data] = text
@@ -301,7 +303,6 @@ def _chain_merges(vocabulary: Vocabulary, chosen: dict[bytes, str], growth: Grow
     """Append merges that lead from how a token is cut today to the token; the shortest first, as parts."""
     failed = {}
     ranks: dict[tuple[str, str], int] = {}
-    wanted = set(chosen.values())
     # A letter that the model has only bytes for becomes a token, on the way to the tokens it is in.
     lacking: set[str] = set()
     for data, content in sorted(chosen.items(), key=lambda item: len(item[0])):
@@ -309,7 +310,7 @@ def _chain_merges(vocabulary: Vocabulary, chosen: dict[bytes, str], growth: Grow
             continue
         letters = {char for char in content if char not in growth.taken}
         parts = _parts(vocabulary, content, lacking | letters)
-        steps = _build_up(_settle(parts, ranks), growth.taken, wanted) if parts else None
+        steps = _build_up(_settle(parts, ranks), growth.taken) if parts else None
         if steps is None:
             failed[data] = _BLOCKED if parts else _UNSPELT
             continue
@@ -355,7 +356,7 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
     return merged
 
 
-def _build_up(parts: list[str], taken: set[str], wanted: set[str]) -> list[tuple[str, str]] | None:
+def _build_up(parts: list[str], taken: set[str]) -> list[tuple[str, str]] | None:
     """Merges from parts to the whole whose products are all new; None where there is no such way.
 
     Another merge to a token that is there would change texts without a new token.
@@ -368,10 +369,9 @@ def _build_up(parts: list[str], taken: set[str], wanted: set[str]) -> list[tuple
             free = [pair for pair in pairs if "".join(pair) not in taken and "".join(pair) not in made]
             if not free:
                 break
-            pair = next((pair for pair in free if "".join(pair) in wanted), free[0])
-            steps.append(pair)
-            made.add("".join(pair))
-            symbols = _merge(symbols, pair)
+            steps.append(free[0])
+            made.add("".join(free[0]))
+            symbols = _merge(symbols, free[0])
         else:
             return steps
     return None
@@ -408,7 +408,8 @@ def best_score(content: str, scores: Mapping[str, float]) -> float:
 
 
 def _list_pieces(vocabulary: Vocabulary, chosen: dict[bytes, str], growth: Growth) -> dict[bytes, str]:
-    for content in chosen.values():
+    # A mark is one piece, whether a space comes before it or not.
+    for content in dict.fromkeys(chosen.values()):
         growth.add(content)
     return {}
 
@@ -421,13 +422,12 @@ def _learn(vocabulary: Vocabulary, texts: Iterable[str], count: int) -> Vocabula
         merges, _ = learn_merges(words, lambda left, right: _join(growth, left, right), count)
         growth.merges += [(growth.content[left], growth.content[right]) for left, right, _ in merges]
     else:
-        uses = _learn_pieces(vocabulary, words, count)
-        total = sum(words.values())
+        shares = _learn_pieces(vocabulary, words, count)
         scores = dict(vocabulary.spec["model"]["vocab"]) if kind == "Unigram" else {}
-        for content in sorted(uses, key=len):
+        for content in sorted(shares, key=len):
             index = growth.add(content)
             if kind == "Unigram":
-                score = max(math.log(uses[content] / total), best_score(content, scores) + _EDGE)
+                score = max(math.log(shares[content]), best_score(content, scores) + _EDGE)
                 scores[content] = growth.scores[index] = max(score, min(scores.values()))
     return growth.finish()
 
@@ -437,8 +437,8 @@ def _join(growth: Growth, left: int, right: int, prefix: str = "") -> int | None
     return None if content in growth.taken else growth.add(content)
 
 
-def _learn_pieces(vocabulary: Vocabulary, words: Counter[Word], count: int) -> dict[str, int]:
-    """The pieces that save the most tokens, and their uses.
+def _learn_pieces(vocabulary: Vocabulary, words: Counter[Word], count: int) -> dict[str, float]:
+    """The pieces that save the most tokens, and their share of all pieces of the words.
 
     Merges are tried until enough of their products are left over: a piece needs none in between.
     """
@@ -454,7 +454,7 @@ def _learn_pieces(vocabulary: Vocabulary, words: Counter[Word], count: int) -> d
         gains = {index: uses[index] * (sizes[index] - 1) for index in trial.new if uses[index]}
         if len(gains) >= count or len(merges) < most:
             best = sorted(gains, key=lambda index: (-gains[index], index))[:count]
-            return {trial.content[index]: uses[index] for index in best}
+            return {trial.content[index]: uses[index] / uses.total() for index in best}
 
 
 def word_cutter(vocabulary: Vocabulary) -> Callable[[int, int], bool]:

@@ -165,8 +165,8 @@ def print_form(vocabulary: Vocabulary, data: bytes) -> str | None:
         bare = text.removeprefix(" ")
         if not bare or any(char.isspace() for char in bare):
             return None
-        decode = Decoder(vocabulary.spec, vocabulary.path)
-        return bare if decode(bare)[1] == data else prefix + bare
+        whole = data.startswith(b" ") or Decoder(vocabulary.spec, vocabulary.path)(bare)[1] == data
+        return bare if whole else prefix + bare
     return text
 
 

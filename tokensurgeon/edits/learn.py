@@ -160,7 +160,7 @@ def read_words(
 def count_words(
     vocabulary: Vocabulary, texts: Iterable[str], cut: Callable[[int, int], bool]
 ) -> Counter[Word]:
-    """Words of two ordinary tokens or more, and how often each occurs.
+    """Words as the tokenizer segments them, and how often each occurs; other tokens than text stand alone.
 
     Args:
         vocabulary: The tokenizer.
@@ -171,13 +171,11 @@ def count_words(
         Times by ids.
     """
     plain = plain_ids(vocabulary)
-    every = Counter(
-        word
-        for _, word in read_words(
-            vocabulary, texts, lambda left, right: not plain.issuperset((left, right)) or cut(left, right)
-        )
-    )
-    return Counter({word: times for word, times in every.items() if len(word) > 1})
+
+    def ends(left: int, right: int) -> bool:
+        return not plain.issuperset((left, right)) or cut(left, right)
+
+    return Counter(word for _, word in read_words(vocabulary, texts, ends))
 
 
 def word_ends(before: str, after: str) -> bool:

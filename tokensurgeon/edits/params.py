@@ -36,7 +36,10 @@ class ExtendParams(_Edit):
     """Add tokens."""
 
     operation: Literal["extend"] = "extend"
-    tokens: tuple[str, ...] = Field((), description="files with one token a line, as text")
+    tokens: tuple[str, ...] = Field(
+        (),
+        description="files with one token a line, as text; a leading space opens a word, \\n is a line end",
+    )
     tokenizer: str | None = Field(None, description="directory of a tokenizer whose tokens are added")
     corpus: tuple[str, ...] = Field((), description="UTF-8 texts that more merges are learnt from")
     count: int | None = Field(None, ge=1, description="tokens to add at most")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -27,6 +27,8 @@ from tokensurgeon.vocab.vocabulary import Vocabulary
 # What ByteLevel cuts with where it has `use_regex`.
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _METASPACE = "▁?[^▁]+|▁"
+# White space as regular expressions have it that know Unicode; Python's has four separators more.
+_SPACE = re.compile(r"[^\S\x1c-\x1f]")
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _MARKS = ",;:."
@@ -109,11 +111,10 @@ def join_words(vocabulary: Vocabulary) -> Vocabulary:
     if not _cuts_words(vocabulary):
         return vocabulary
     _check_lookups(vocabulary)
-    crossing = list(_crossing(vocabulary))
-    over_space = next((pair for pair in crossing if pair[1][:1] in " Ġ▁"), None)
-    if over_space is not None:
-        raise _refusal(vocabulary, f"a merge that reaches over a space, {over_space}")
-    node = _rewrite(vocabulary, over_marks=not crossing)
+    over_space, over_marks = _crossing(vocabulary)
+    if over_space:
+        raise _refusal(vocabulary, f"a merge that reaches over a space, {over_space[0]}")
+    node = _rewrite(vocabulary, over_marks=not over_marks)
     joined = vocabulary.with_pre_tokenizer(node)
     if _cuts_words(joined):
         raise _refusal(vocabulary, "words are cut apart by more than one pre-tokenizer")
@@ -144,18 +145,18 @@ def _check_lookups(vocabulary: Vocabulary) -> None:
             raise _refusal(vocabulary, f"{token.content!r} is looked up whole, no merges lead to it")
 
 
-def _crossing(vocabulary: Vocabulary) -> Iterator[tuple[str, str]]:
+def _crossing(vocabulary: Vocabulary) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Merges that fit the end of one word and the start of the next, or a word and the mark behind it."""
     decode = Decoder(vocabulary.spec, vocabulary.path)
-    for left, right in read_merges(vocabulary.spec):
-        before, after = decode(left)[1], decode(right)[1].decode(errors="replace")
-        if after[:1] == " " and before[-1:] != b" " and not before[-1:].isspace():
-            yield left, right
-        elif after[:1] in (*_MARKS, "'"):
-            # Half a character at the end may be of a letter.
-            last = before.decode(errors="replace")[-1:]
-            if last.isalnum() or last == "\ufffd":
-                yield left, right
+    over_space, over_marks = [], []
+    for pair in read_merges(vocabulary.spec):
+        # Half a character may be of a letter.
+        before, after = (decode(part)[1].decode(errors="replace") for part in pair)
+        if after.startswith(" ") and not _SPACE.fullmatch(before[-1:]):
+            over_space.append(pair)
+        elif after[:1] in (*_MARKS, "'") and (before[-1:].isalnum() or before.endswith("\ufffd")):
+            over_marks.append(pair)
+    return over_space, over_marks
 
 
 def _rewrite(vocabulary: Vocabulary, over_marks: bool) -> dict[str, Any]:
@@ -196,13 +197,14 @@ def _run_of(pattern: str, space: str, over_marks: bool) -> str:
     """Matches of a pattern that follow each other, as long as each opens with a space and a letter.
 
     Each step is a match of the whole old pattern where the one before ended, and the last step may end
-    anywhere, so that nothing makes a step shorter than it was.
+    anywhere, so that nothing makes a step shorter than it was. Behind white space no step follows: there,
+    merges may reach over the next space.
     """
     opens, goes_on = rf"{space}?\p{{L}}", rf"{space}\p{{L}}"
     if over_marks:
         marks = rf"|[{_MARKS}](?={space}\p{{L}})"
         opens, goes_on = opens + marks, goes_on + marks + r"|'\p{L}"
-    return f"(?={opens})(?:{pattern})(?:(?={goes_on})(?:{pattern}))*|{pattern}"
+    return f"(?={opens})(?:{pattern})(?:(?<![\\s{space}])(?={goes_on})(?:{pattern}))*|{pattern}"
 
 
 def _phrases(vocabulary: Vocabulary, joined: Vocabulary, texts: Sequence[str]) -> Counter[Word]:

@@ -192,7 +192,7 @@ def _run_trainer(
     vocab = document["model"]["vocab"]
     if isinstance(vocab, list):
         # The trainer finds no piece that always ends a word it is given, so words are not cut finer for it,
-        # and pieces that reach over a word's end are left out. Letters first: what exceeds the size is cut off.
+        # and pieces that reach over a word's end are left out. Letters first: the last are cut off.
         pieces = [
             piece for piece, _ in vocab if not any(starmap(word_ends, pairwise(piece.replace("▁", " "))))
         ]
@@ -200,7 +200,7 @@ def _run_trainer(
     return _Learnt(sorted(vocab, key=vocab.__getitem__), {}, read_merges(document))
 
 
-def _training_cutter(vocabulary: Vocabulary, kind: str) -> Any:  # noqa: ANN401 - tokenizers has no public type for it
+def _training_cutter(vocabulary: Vocabulary, kind: str) -> Any:  # noqa: ANN401 - no public type
     """The tokenizer's own pre-tokenizer, and what SentencePiece keeps apart, and digits that stay single."""
     parts = [] if vocabulary.tokenizer.pre_tokenizer is None else [vocabulary.tokenizer.pre_tokenizer]
     single = digit_scheme(vocabulary) == "single digits"
@@ -255,7 +255,13 @@ def _assemble(vocabulary: Vocabulary, base: list[Token], learnt: _Learnt, size: 
         model["merges"] = [" ".join(pair) if legacy else list(pair) for pair in pairs]
     entries = [{**entry, "id": ids[entry["content"]]} for entry in spec.get("added_tokens") or []]
     spec["added_tokens"] = sorted(entries, key=lambda entry: entry["id"])
-    spec["post_processor"] = _renumber(spec.get("post_processor"), ids)
+    try:
+        spec["post_processor"] = _renumber(spec.get("post_processor"), ids)
+    except KeyError as error:
+        raise InputError(
+            f"{vocabulary.path}: the post-processor adds {error.args[0]!r}, which is no special token",
+            "special tokens that are listed under added_tokens",
+        ) from None
     if spec.get("padding"):
         spec["padding"] = {**spec["padding"], "pad_id": ids[spec["padding"]["pad_token"]]}
     return _read(vocabulary, base, spec, ids)
