@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,35 @@ def read_merges(spec: dict[str, Any]) -> list[tuple[str, str]]:
     merges = spec["model"].get("merges") or []
     pairs = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges)
     return [(left, right) for left, right in pairs]
+
+
+def renumber_processor(node: dict[str, Any] | None, new_ids: Mapping[int, int]) -> dict[str, Any] | None:
+    """A post-processor that adds the same tokens by their new ids.
+
+    Args:
+        node: As in ``tokenizer.json``.
+        new_ids: Old id to new id.
+
+    Returns:
+        As in ``tokenizer.json``.
+
+    Raises:
+        KeyError: It adds an id that has no new one.
+    """
+    if node is None:
+        return None
+    node = dict(node)
+    if "processors" in node:
+        node["processors"] = [renumber_processor(part, new_ids) for part in node["processors"]]
+    if "special_tokens" in node:
+        node["special_tokens"] = {
+            name: {**entry, "ids": [new_ids[index] for index in entry["ids"]]}
+            for name, entry in node["special_tokens"].items()
+        }
+    for end in ("sep", "cls"):
+        if end in node:
+            node[end] = [node[end][0], new_ids[node[end][1]]]
+    return node
 
 
 def open_tokenizer(spec: dict[str, Any]) -> Tokenizer:

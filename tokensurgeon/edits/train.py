@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from tokensurgeon.edits.document import Edited, open_tokenizer, read_merges
+from tokensurgeon.edits.document import Edited, open_tokenizer, read_merges, renumber_processor
 from tokensurgeon.edits.grow import check_model
 from tokensurgeon.edits.learn import word_ends
 from tokensurgeon.edits.params import TrainParams
@@ -255,34 +255,18 @@ def _assemble(vocabulary: Vocabulary, base: list[Token], learnt: _Learnt, size: 
         model["merges"] = [" ".join(pair) if legacy else list(pair) for pair in pairs]
     entries = [{**entry, "id": ids[entry["content"]]} for entry in spec.get("added_tokens") or []]
     spec["added_tokens"] = sorted(entries, key=lambda entry: entry["id"])
+    new_ids = {token.id: ids[token.content] for token in base}
     try:
-        spec["post_processor"] = _renumber(spec.get("post_processor"), ids)
+        spec["post_processor"] = renumber_processor(spec.get("post_processor"), new_ids)
     except KeyError as error:
+        name = vocabulary.tokens[error.args[0]].content
         raise InputError(
-            f"{vocabulary.path}: the post-processor adds {error.args[0]!r}, which is no special token",
+            f"{vocabulary.path}: the post-processor adds {name!r}, which is no special token",
             "special tokens that are listed under added_tokens",
         ) from None
     if spec.get("padding"):
         spec["padding"] = {**spec["padding"], "pad_id": ids[spec["padding"]["pad_token"]]}
     return _read(vocabulary, base, spec, ids)
-
-
-def _renumber(node: dict[str, Any] | None, ids: dict[str, int]) -> dict[str, Any] | None:
-    """A post-processor whose tokens have other ids."""
-    if node is None:
-        return None
-    node = dict(node)
-    if node["type"] == "Sequence":
-        node["processors"] = [_renumber(part, ids) for part in node["processors"]]
-    for name in ("sep", "cls"):
-        if name in node:
-            node[name] = [node[name][0], ids[node[name][0]]]
-    if "special_tokens" in node:
-        node["special_tokens"] = {
-            name: {**entry, "ids": [ids[token] for token in entry["tokens"]]}
-            for name, entry in node["special_tokens"].items()
-        }
-    return node
 
 
 def _read(vocabulary: Vocabulary, base: list[Token], spec: dict[str, Any], ids: dict[str, int]) -> Vocabulary:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokensurgeon.edits.document import Edited, learnt_ids, model_type, read_merges
+from tokensurgeon.edits.document import Edited, learnt_ids, model_type, read_merges, renumber_processor
 from tokensurgeon.edits.needs import Needs
 from tokensurgeon.edits.params import TrimParams
 from tokensurgeon.errors import InputError, RecipeError
@@ -227,7 +227,7 @@ def _rewrite(spec: dict[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]
             ({**entry, "id": new_ids[entry["id"]]} for entry in spec.get("added_tokens") or []),
             key=lambda entry: int(entry["id"]),
         ),
-        "post_processor": _renumber(spec.get("post_processor"), new_ids),
+        "post_processor": renumber_processor(spec.get("post_processor"), new_ids),
         "padding": spec.get("padding") and {**spec["padding"], "pad_id": new_ids[spec["padding"]["pad_id"]]},
         "model": model,
     }
@@ -240,21 +240,3 @@ def _processor_ids(node: dict[str, Any] | None) -> list[int]:
     ids = [index for part in node.get("processors", []) for index in _processor_ids(part)]
     ids += [index for entry in node.get("special_tokens", {}).values() for index in entry["ids"]]
     return ids + [node[end][1] for end in ("sep", "cls") if end in node]
-
-
-def _renumber(node: dict[str, Any] | None, new_ids: Mapping[int, int]) -> dict[str, Any] | None:
-    """A post-processor that adds the same tokens by their new ids."""
-    if node is None:
-        return None
-    node = dict(node)
-    if "processors" in node:
-        node["processors"] = [_renumber(part, new_ids) for part in node["processors"]]
-    if "special_tokens" in node:
-        node["special_tokens"] = {
-            name: {**entry, "ids": [new_ids[index] for index in entry["ids"]]}
-            for name, entry in node["special_tokens"].items()
-        }
-    for end in ("sep", "cls"):
-        if end in node:
-            node[end] = [node[end][0], new_ids[node[end][1]]]
-    return node
