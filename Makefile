@@ -15,7 +15,7 @@ BENCH := $(BUILD)/bench
 MERGEKIT := $(BUILD)/mergekit
 
 .PHONY: help demo models test test-real lint fix clean hard
-.PHONY: bench bench-omp bench-gpu bench-stream bench-start bench-nearest bench-methods bench-hidden
+.PHONY: bench bench-omp bench-gpu bench-stream bench-start bench-nearest bench-methods bench-hidden bench-supertokens
 
 help:
 	@echo "make demo       transplant a real model's tokenizer and print where the report is"
@@ -28,6 +28,7 @@ help:
 	@echo "make bench      all benchmarks: bench-omp, bench-stream, bench-start, bench-nearest"
 	@echo "make bench-methods  every method on the real pair, both directions (hours)"
 	@echo "make bench-hidden   what method: auto saves of plain OMP's loss on hidden anchors (an hour and more)"
+	@echo "make bench-supertokens  how much tokens that span words shorten a text"
 	@echo "make bench-gpu  the solver on a CUDA device, beside mergekit's"
 
 $(VENV)/installed: pyproject.toml scripts/constraints.txt
@@ -106,11 +107,17 @@ bench-methods: models
 		$(TEXTS:%=--text %) --max-bytes 4096 \
 		--corpus $(BUILD)/texts/corpus.txt --encoder $(BUILD)/models/minilm --cache $(BENCH)/methods.json --plot $(BENCH)/methods.png
 
+SUPERTOKENS_TEXT ?= ../shared/data/english.txt
+
 HIDDEN_TEXTS ?= ../shared/data/english.txt ../shared/data/math.txt ../shared/data/udhr/rus.txt $(BUILD)/texts/code.txt
 
 bench-hidden: models
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_hidden.py $(BUILD)/models/gemma3 $(BUILD)/models/smollm2 \
 		$(HIDDEN_TEXTS:%=--text %) --cache $(BENCH)/hidden.json
+
+# A text of the project's workplace; any of some hundred kilobytes serves as well.
+bench-supertokens: $(VENV)/installed
+	$(BIN)/python scripts/bench_supertokens.py $(SUPERTOKENS_TEXT)
 
 clean:
 	rm -rf $(VENV) $(BUILD) dist

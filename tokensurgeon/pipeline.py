@@ -113,7 +113,8 @@ def _produce(
 ) -> Report:
     recipe = plan.recipe
     with staged_directory(plan.output, force) as stage:
-        logger.info("Making %d rows with %s", len(plan.wanted), plan.method_names)
+        if plan.wanted:
+            logger.info("Making %d rows with %s", len(plan.wanted), plan.method_names)
         tensors = operate(plan, batches, resources)
         _write(plan, tensors, stage)
         logger.info("Verifying")

@@ -11,6 +11,7 @@ from small import (
     SPACES,
     bpe,
     byte_level,
+    framed,
     load,
     merge_lists,
     number,
@@ -315,6 +316,18 @@ def test_added_tokens_in_a_hole_of_the_model_come_last_too():
     edited = keep(vocabulary, ["y"])
     assert open_tokenizer(edited.spec).get_vocab() == {"<unk>": 0, "y": 1, "<one>": 2, "<two>": 3}
     assert edited.origins == {0: 0, 1: 20, 2: 3, 3: 4}
+
+
+def test_reserved_tokens_go_if_that_is_asked_for_and_those_in_use_do_not():
+    vocab = number(["<unk>", "x", "<unused0>", "<unused1>", "<s>", "</s>"])
+    model = {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}
+    names = [("<unused0>", 2), ("<unused1>", 3), ("<s>", 4), ("</s>", 5)]
+    frame = framed([("<unused1>", 3), ("</s>", 5)])
+    vocabulary = load(model, names, post_processor=frame)
+    assert pieces_of(keep(vocabulary, ["x"])) == list(vocab)
+    edited = keep(vocabulary, ["x"], drop_reserved=True)
+    assert pieces_of(edited) == ["<unk>", "x", "<unused1>", "<s>", "</s>"]
+    assert open_tokenizer(edited.spec).encode("x").ids == [2, 1, 4]
 
 
 @pytest.fixture(scope="module", params=["byte_level", "sentencepiece", "wordpiece"])

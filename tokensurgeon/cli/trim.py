@@ -25,6 +25,9 @@ def trim(
     size: Annotated[int | None, typer.Option(help="Tokens to keep at most.")] = None,
     exact_size: Annotated[bool, typer.Option("--exact-size", help="Keep no fewer either.")] = False,
     multiple_of: Annotated[int | None, typer.Option(help="Keep a multiple of so many tokens.")] = None,
+    drop_reserved: Annotated[
+        bool, typer.Option("--drop-reserved", help="Special tokens such as <unused7> may go.")
+    ] = False,
     text: Text = None,
     tokenizer_only: TokenizerOnly = False,
     overrides: Overrides = None,
@@ -51,6 +54,7 @@ def trim(
         "size": size,
         "exact_size": exact_size,
         "multiple_of": multiple_of,
+        "drop_reserved": drop_reserved,
     }
     if tokenizer_only:
         write_edited_tokenizer(base, output, edit, as_json, force)

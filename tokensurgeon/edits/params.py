@@ -30,6 +30,9 @@ class TrimParams(_Edit):
         ge=1,
         description="keep so many more, but not more than size, that their number is a multiple of this",
     )
+    drop_reserved: bool = Field(
+        False, description="leave out special tokens whose names say that they are unused, such as <unused7>"
+    )
 
 
 class ExtendParams(_Edit):

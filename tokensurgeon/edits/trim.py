@@ -16,6 +16,7 @@ from tokensurgeon.errors import InputError, RecipeError
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.vocab.canonical import BYTE_OF_CHAR, Family, Kind
 from tokensurgeon.vocab.scripts import script_of
+from tokensurgeon.vocab.usable import is_reserved
 from tokensurgeon.vocab.vocabulary import Vocabulary
 
 _WITH_EVERY_SCRIPT = ("Digits", "Whitespace", "Symbols")
@@ -42,8 +43,8 @@ def count_tokens(vocabulary: Vocabulary, texts: Iterable[str]) -> Counter[int]:
 def trim(vocabulary: Vocabulary, params: TrimParams, counts: Mapping[int, int]) -> Edited:
     """Leave out tokens; a text whose tokens are all kept is cut as before.
 
-    Special and added tokens, bytes and whatever the tokenizer's own settings name stay in any case, and so
-    does all that a kept token needs (see `needs`).
+    Special and added tokens, bytes and whatever the tokenizer's own settings name stay in any case, except
+    reserved ones if that is asked for; and so does all that a kept token needs (see `needs`).
 
     Args:
         vocabulary: The tokenizer to trim.
@@ -60,7 +61,7 @@ def trim(vocabulary: Vocabulary, params: TrimParams, counts: Mapping[int, int]) 
     """
     _check(params)
     needs = Needs(vocabulary)
-    must = _mandatory(vocabulary)
+    must = _mandatory(vocabulary, params.drop_reserved)
     listed = _listed(vocabulary, params.keep)
     used = {index for index, count in counts.items() if count >= params.least} if params.corpus else set()
     written = _of_scripts(vocabulary, params.scripts)
@@ -111,9 +112,13 @@ def _check(params: TrimParams) -> None:
         )
 
 
-def _mandatory(vocabulary: Vocabulary) -> set[int]:
+def _mandatory(vocabulary: Vocabulary, drop_reserved: bool) -> set[int]:
     spec = vocabulary.spec
-    must = {token.id for token in vocabulary if token.added or token.kind is not Kind.TEXT}
+    must = {
+        token.id
+        for token in vocabulary
+        if (token.added or token.kind is not Kind.TEXT) and not (drop_reserved and is_reserved(token))
+    }
     must |= set(vocabulary.roles.values())
     if vocabulary.unknown is not None:
         must.add(vocabulary.unknown)
@@ -224,7 +229,11 @@ def _rewrite(spec: dict[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]
         ]
     changed = {
         "added_tokens": sorted(
-            ({**entry, "id": new_ids[entry["id"]]} for entry in spec.get("added_tokens") or []),
+            (
+                {**entry, "id": new_ids[entry["id"]]}
+                for entry in spec.get("added_tokens") or []
+                if entry["id"] in new_ids
+            ),
             key=lambda entry: int(entry["id"]),
         ),
         "post_processor": renumber_processor(spec.get("post_processor"), new_ids),
