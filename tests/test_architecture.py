@@ -41,14 +41,36 @@ ARROWS = {
     "surgery": {"plan", "sourcing", "device", "checkpoint", "methods", "batches", "solvers"}
     | {"lexicon", "resources", "rows", "adjust"},
     "quality": {"plan", "sourcing", "rows", "checkpoint", "solvers", "report"},
-    "evidence": {"plan", "rows", "quality", "choice", "edits", "checkpoint", "vocab", "evaluation", "report"},
-    "hidden_anchors": {"plan", "surgery", "rows", "batches", "resources", "lexicon", "sourcing", "checkpoint"}
+    "evidence": {"plan", "rows", "quality", "choice", "edits", "hidden_anchors", "checkpoint", "vocab"}
+    | {"evaluation", "report"},
+    "hidden_anchors": {
+        "plan",
+        "recipe",
+        "surgery",
+        "rows",
+        "batches",
+        "resources",
+        "lexicon",
+        "sourcing",
+        "checkpoint",
+    }
     | {"methods", "solvers", "vocab"},
     "choice": {"hidden_anchors", "adjust", "rows", "plan", "batches", "parallel", "recipe", "resources"}
     | {"lessons", "checkpoint", "methods", "evaluation"},
     "calibration": {"hidden_anchors", "pipeline", "plan", "rows", "batches", "parallel", "recipe"}
     | {"checkpoint", "methods", "evaluation"},
-    "pipeline": {"plan", "choice", "surgery", "edits", "batches", "parallel", "evidence", "device", "recipe"}
+    "pipeline": {
+        "plan",
+        "hidden_anchors",
+        "choice",
+        "surgery",
+        "edits",
+        "batches",
+        "parallel",
+        "evidence",
+        "device",
+        "recipe",
+    }
     | {"vocab", "resources", "rows", "checkpoint", "methods", "report"},
     "cli": {
         "calibration",

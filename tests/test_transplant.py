@@ -54,6 +54,38 @@ def test_an_encoder_given_its_own_tokenizer_is_bit_identical(make_model, wordpie
     assert all(same_bits(old[name], new[name]) for name in old)
 
 
+class TestHidden:
+    """How far off rows are is told by shared tokens that are made again."""
+
+    @pytest.fixture
+    def pair(self, make_model, sentencepiece, byte_level):
+        return make_model("llama", byte_level), make_model("llama-tied", sentencepiece, seed=1)
+
+    def test_it_is_told_for_each_end(self, pair, tmp_path):
+        report = transplant(*pair, tmp_path / "out", "report.hidden=20")
+        assert 0 < report.hidden.tokens <= 20
+        assert [off.tensor for off in report.hidden.errors] == ["model.embed_tokens.weight", "lm_head.weight"]
+        assert all(off.weighted > 0 for off in report.hidden.errors)
+        assert "made again" in (tmp_path / "out" / "report.html").read_text()
+
+    def test_a_better_method_is_told_to_be_better(self, pair, tmp_path):
+        errors = [
+            transplant(*pair, tmp_path / name, f"method={name}", "report.hidden=40").hidden.errors[0].weighted
+            for name in ("affine", "stb")
+        ]
+        # Rows of two random models have nothing in common: whoever says least is least wrong.
+        assert errors[0] < errors[1]
+
+    def test_none_is_hidden_where_that_is_not_asked_for(self, pair, tmp_path):
+        assert transplant(*pair, tmp_path / "none", "report.hidden=0").hidden is None
+        assert transplant(*pair, tmp_path / "pieces", "method=pieces").hidden is None
+
+    def test_none_is_hidden_where_too_few_anchors_would_be_left(self, pair, tmp_path):
+        report = transplant(*pair, tmp_path / "out", "anchors.minimum=360", "report.hidden=40")
+        assert 360 < report.anchors.count < 400
+        assert report.hidden is None
+
+
 @pytest.mark.parametrize("base_kind", ["llama", "gemma3"])
 @pytest.mark.parametrize("donor_kind", ["llama", "llama-tied"])
 def test_tied_and_untied_bases_take_tied_and_untied_donors(

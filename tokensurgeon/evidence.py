@@ -17,6 +17,7 @@ from tokensurgeon.choice import Choice
 from tokensurgeon.edits.chain import EditedTokenizer
 from tokensurgeon.edits.lossless import compare, unreachable
 from tokensurgeon.evaluation.texts import read_texts
+from tokensurgeon.hidden_anchors import Hidden, row_errors
 from tokensurgeon.notices import Notice
 from tokensurgeon.plan import Plan
 from tokensurgeon.quality import judge_rows
@@ -38,6 +39,7 @@ def gather_evidence(
     verification: Verification,
     scores: list[r.TextScore],
     choice: Choice | None = None,
+    hidden: tuple[Hidden, list[NewTensor]] | None = None,
 ) -> r.Report:
     """Write down everything that is known about a run.
 
@@ -47,6 +49,7 @@ def gather_evidence(
         verification: What was checked.
         scores: Bits per byte, if texts were scored.
         choice: How the method was chosen, if it was.
+        hidden: Shared tokens that were hidden, and their rows as made again.
 
     Returns:
         The report.
@@ -75,6 +78,7 @@ def gather_evidence(
         scores=scores,
         choice=_choice(plan, tensors, choice) if choice is not None else None,
         edits=_edits(plan, plan.edited) if plan.edited is not None else None,
+        hidden=_hidden(plan, *hidden) if hidden is not None else None,
         warnings=[r.Notice(code=notice.code, text=notice.text) for notice in notices],
     )
 
@@ -102,6 +106,19 @@ def _choice(plan: Plan, tensors: list[NewTensor], choice: Choice) -> r.ChoiceSum
             for tried in choice.tried
         ],
         recipe=recipe,
+    )
+
+
+def _hidden(plan: Plan, hidden: Hidden, tensors: list[NewTensor]) -> r.HiddenSummary:
+    found = []
+    for new in tensors:
+        if new.tensor.role is not TensorRole.BIAS and new.equal_to is None:
+            off = row_errors(hidden, new)
+            found.append(
+                r.HiddenErrors(tensor=new.tensor.name, weighted=off.weighted, by_similarity=off.by_similarity)
+            )
+    return r.HiddenSummary(
+        tokens=len(hidden.ids), seed=plan.recipe.runtime.seed, edges=hidden.edges, errors=found
     )
 
 

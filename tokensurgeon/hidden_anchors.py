@@ -21,8 +21,8 @@ from tokensurgeon.checkpoint.layout import TensorRole
 from tokensurgeon.checkpoint.reader import map_tensor
 from tokensurgeon.errors import InputError
 from tokensurgeon.lexicon import make_lexicon
-from tokensurgeon.methods.params import AnyMethod
 from tokensurgeon.plan import Plan
+from tokensurgeon.recipe.schema import Methods
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor, mean_row
 from tokensurgeon.solvers.nearest import build_index
@@ -176,13 +176,13 @@ def _weigh(smaller: Plan, plan: Plan, hidden: Sequence[int]) -> tuple[Tensor | N
 
 
 def make_hidden(
-    hidden: Hidden, method: AnyMethod, resources: FileResources, batches: Batches
+    hidden: Hidden, method: Methods, resources: FileResources, batches: Batches
 ) -> list[NewTensor]:
     """Make the rows of hidden tokens.
 
     Args:
         hidden: The tokens.
-        method: For both ends.
+        method: As in a recipe.
         resources: What the recipe brings besides the models.
         batches: How the work is shared.
 

@@ -33,8 +33,9 @@ from tokensurgeon.choice import Choice, choose_method, settle
 from tokensurgeon.console import logger, progress
 from tokensurgeon.device import available_memory, find_device
 from tokensurgeon.edits.chain import EditedTokenizer, dump_id_map, edit_tokenizer
-from tokensurgeon.errors import InputError, ResourceError, VerificationError
+from tokensurgeon.errors import InputError, PolicyError, ResourceError, VerificationError
 from tokensurgeon.evidence import gather_evidence
+from tokensurgeon.hidden_anchors import Hidden, hide_anchors, make_hidden
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.notices import Notice
 from tokensurgeon.parallel import Processes, connect
@@ -47,6 +48,8 @@ from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor
 from tokensurgeon.surgery import operate
 from tokensurgeon.vocab.probe import probe_chat, probe_ids
+
+_MOST_HIDDEN = 0.3
 
 
 @dataclass(frozen=True)
@@ -126,12 +129,31 @@ def _produce(
         )
         _refuse_failed(verification, Path(recipe.output))
         scores = _score(plan, stage, verification)
-        report = gather_evidence(plan, tensors, verification, scores, choice)
+        hidden = _hide(plan, resources) if choice is None else None
+        report = gather_evidence(plan, tensors, verification, scores, choice, hidden)
         (stage / "report.json").write_text(report.dump(), encoding="utf-8")
         (stage / "report.html").write_text(render_html(report), encoding="utf-8")
         (stage / "README.md").write_text(render_card(report), encoding="utf-8")
     batches.clear()
     return report
+
+
+def _hide(plan: Plan, resources: FileResources) -> tuple[Hidden, list[NewTensor]] | None:
+    """Make some shared tokens again as if they were missing; None where that is not asked for, or dear."""
+    count, rules = plan.recipe.report.hidden, plan.recipe.anchors
+    needs = {need for params in plan.recipe.all_methods for need in find_method(params.name).needs}
+    if not (count and plan.wanted and plan.is_anchored) or needs - {"donor"}:
+        return None
+    share = min(_MOST_HIDDEN, count / len(plan.anchors))
+    if (1 - share) * len(plan.anchors) < rules.minimum:
+        return None
+    try:
+        hidden = hide_anchors(plan, share, plan.recipe.runtime.seed)
+        logger.info("Making %d shared tokens again, to see how far off rows are", len(hidden.ids))
+        return hidden, make_hidden(hidden, plan.recipe.method, resources, Batches(Processes()))
+    except (InputError, PolicyError):
+        # Too few that can be hidden, or that would be left: what was made is made all the same.
+        return None
 
 
 def preflight(recipe: Recipe, force: bool) -> Plan:

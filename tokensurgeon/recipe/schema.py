@@ -265,6 +265,12 @@ class ReportRules(_Part):
 
     texts: tuple[str, ...] = Field((), description="files to score in bits per byte, base against output")
     max_bytes: int = Field(32768, ge=1, description="bytes of each text to score")
+    hidden: int = Field(
+        500,
+        ge=0,
+        description="shared tokens made again as if they were missing, at most, to tell how far off rows are. "
+        "Only where methods need no more than a donor, and auto has not hidden any",
+    )
 
 
 class Recipe(_Part):

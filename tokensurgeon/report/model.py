@@ -439,6 +439,36 @@ class ChoiceSummary(_Part):
     recipe: dict[str, Any]
 
 
+class HiddenErrors(_Part):
+    """How far the made rows of hidden tokens are from the true ones: squared distances, 1 for the mean row.
+
+    Attributes:
+        tensor: Whose rows.
+        weighted: Over all, each quarter below counting the same.
+        by_similarity: By cosine to the nearest anchor, the farthest first; None where no token is.
+    """
+
+    tensor: str
+    weighted: float
+    by_similarity: list[float | None]
+
+
+class HiddenSummary(_Part):
+    """Shared tokens that were made again as if they were missing.
+
+    Attributes:
+        tokens: How many.
+        seed: Which ones.
+        edges: Quartiles of the missing tokens' cosine to the nearest anchor; empty without a donor.
+        errors: By tensor.
+    """
+
+    tokens: int
+    seed: int
+    edges: list[float]
+    errors: list[HiddenErrors]
+
+
 class EditStep(_Part):
     """One edit of the target's tokenizer.
 
@@ -509,6 +539,7 @@ class Report(_Part):
         scores: Bits per byte; empty unless the recipe names texts.
         choice: How ``method: auto`` chose; None where the recipe names its method.
         edits: What was done to the target's tokenizer first; None without edits.
+        hidden: How far off rows are, by shared tokens; None where none were hidden for this.
         warnings: What to know before use.
     """
 
@@ -530,6 +561,7 @@ class Report(_Part):
     scores: list[TextScore]
     choice: ChoiceSummary | None = None
     edits: EditSummary | None = None
+    hidden: HiddenSummary | None = None
     warnings: list[Notice]
 
     @property

@@ -7,7 +7,15 @@ from typing import Any
 
 import yaml
 
-from tokensurgeon.report.model import EditSummary, InputModel, Report, Solver, TensorQuality, TextScore
+from tokensurgeon.report.model import (
+    EditSummary,
+    HiddenSummary,
+    InputModel,
+    Report,
+    Solver,
+    TensorQuality,
+    TextScore,
+)
 
 _MADE = "method: "
 _VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
@@ -268,6 +276,10 @@ def _tensor_rows(report: Report, tensor: TensorQuality) -> list[tuple[str, str]]
     if tensor.similarities is not None:
         part = tensor.similarities
         rows.append((f"nearest anchor, {name}", f"median cosine {decimal(part.median)}"))
+    if report.hidden is not None:
+        for off in report.hidden.errors:
+            if off.tensor == tensor.name:
+                rows.append((f"error, {name}", hidden_sentence(report.hidden, off.weighted)))
     if tensor.solver is not None:
         rows.append((f"solver, {name}", solver_sentence(tensor.solver)))
     norms = [
@@ -280,6 +292,19 @@ def _tensor_rows(report: Report, tensor: TensorQuality) -> list[tuple[str, str]]
     if tensor.note and tensor.role != "bias":
         rows.append((f"note, {name}", tensor.note))
     return rows
+
+
+def hidden_sentence(hidden: HiddenSummary, error: float) -> str:
+    """How far made rows are from the true ones, on one line.
+
+    Args:
+        hidden: The tokens it was measured on.
+        error: Their weighted error.
+
+    Returns:
+        Plain text.
+    """
+    return f"{error:.3f} of the mean row's, on {count(hidden.tokens)} shared tokens made again"
 
 
 def solver_sentence(solver: Solver) -> str:
