@@ -268,8 +268,8 @@ class ReportRules(_Part):
     hidden: int = Field(
         500,
         ge=0,
-        description="shared tokens made again as if they were missing, at most, to tell how far off rows are. "
-        "Only where methods need no more than a donor, and auto has not hidden any",
+        description="so many shared tokens are made again as if missing, to tell how far off rows are; "
+        "only where methods need no more than a donor, and auto has not hidden any",
     )
 
 
