@@ -359,3 +359,16 @@ def test_tokenised_data_follows_the_id_map(make_model, byte_level, corpus, tmp_p
     np.save(tmp_path / "old.npy", np.array([old.encode(TEXT)] * 2, dtype=np.uint16))
     command(monkeypatch, capsys, "remap-ids", str(out), str(tmp_path / "old.npy"), str(tmp_path / "new.npy"))
     assert np.load(tmp_path / "new.npy").tolist() == [new.encode(TEXT)] * 2
+
+
+def test_supertokens_may_take_the_place_of_the_least_used_tokens(byte_level, corpus):
+    from tokensurgeon.edits.chain import edit_tokenizer
+    from tokensurgeon.edits.params import SupertokensParams
+
+    params = SupertokensParams(corpus=(str(corpus),), count=6, replace=True)
+    edited = edit_tokenizer(byte_level, [params])
+    assert len(edited.after) == len(edited.before)
+    assert not edited.keeps_ids
+    assert edited.steps[0].facts["removed"] > 0
+    assert len(edited.after.encode(TEXT)) < len(edited.before.encode(TEXT))
+    assert edited.after.tokenizer.decode(edited.after.encode(TEXT)) == TEXT
