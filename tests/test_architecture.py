@@ -28,7 +28,7 @@ ARROWS = {
     "solvers": set(),
     "methods": {"solvers", "training"},
     "training": {"solvers"},
-    "evaluation": {"vocab", "device"},
+    "evaluation": {"vocab", "device", "checkpoint"},
     "report": set(),
     "device": set(),
     "inputs": {"recipe", "checkpoint", "methods", "evaluation"},
@@ -155,7 +155,9 @@ def test_importing_the_package_loads_no_torch():
 VERBS = "run transplant trim extend supertokens merge train-tokenizer remap-ids plan verify calibrate eval"
 
 
-@pytest.mark.parametrize("verb", ["", *VERBS.split(), "inspect", "methods", "recipes", "report"])
+@pytest.mark.parametrize(
+    "verb", ["", *VERBS.split(), "check-draft", "inspect", "methods", "recipes", "report"]
+)
 def test_help_loads_no_torch(verb):
     arguments = ["tokensurgeon", *([verb] if verb else []), "--help"]
     done = run_python(

@@ -13,6 +13,9 @@ from tokensurgeon.cli import (
     calibrate as calibrate_verb,
 )
 from tokensurgeon.cli import (
+    check_draft as check_draft_verb,
+)
+from tokensurgeon.cli import (
     eval as eval_verb,
 )
 from tokensurgeon.cli import (
@@ -80,6 +83,7 @@ app.command("remap-ids")(remap_ids_verb.remap_ids)
 app.command("plan")(plan_verb.show_plan)
 app.command("verify")(verify_verb.verify)
 app.command("calibrate")(calibrate_verb.calibrate)
+app.command("check-draft")(check_draft_verb.check_draft)
 app.command("eval")(eval_verb.eval_models)
 app.command("inspect")(inspect_verb.inspect)
 app.command("methods")(methods_verb.list_methods)
