@@ -71,7 +71,7 @@ ARROWS = {
         "device",
         "recipe",
     }
-    | {"vocab", "resources", "rows", "checkpoint", "methods", "report"},
+    | {"vocab", "resources", "rows", "checkpoint", "methods", "report", "evaluation"},
     "cli": {
         "calibration",
         "pipeline",

@@ -6,7 +6,7 @@
     ├── RecipeError          2  usage or recipe
     ├── InputError           3  bad input: a file, a tensor, a tokenizer
     ├── PolicyError          4  refused by policy: remote code, pickle, too few anchors, output exists
-    ├── VerificationError    5  the output is not what the plan says
+    ├── VerificationError    5  a checkpoint is not what it should be
     └── ResourceError        6  memory or disk
 
 Anything else that reaches the command line is a bug: exit code 1 and a traceback.
@@ -64,7 +64,7 @@ class PolicyError(TokensurgeonError):
 
 
 class VerificationError(TokensurgeonError):
-    """The written checkpoint differs from what the plan says."""
+    """A checkpoint is not what it should be: not what the plan says, or no draft of its target."""
 
     exit_code = 5
 

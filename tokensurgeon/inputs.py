@@ -34,6 +34,7 @@ class Inputs:
         donor_layout: Vocabulary tensors of the donor, or None.
         untied: Whether the base is tied and the output shall not be; its ends then count as stored apart.
         added: Names of the tensors in ``base_index`` and ``layout`` that it does not store for that reason.
+        served: The model that the output shall be a draft of, if any.
     """
 
     base: Path
@@ -45,6 +46,7 @@ class Inputs:
     donor_layout: Layout | None
     untied: bool = False
     added: tuple[str, ...] = ()
+    served: Path | None = None
 
 
 def read_inputs(recipe: Recipe) -> Inputs:
@@ -74,7 +76,10 @@ def read_inputs(recipe: Recipe) -> Inputs:
     donor = None
     if needs_donor:
         donor = resolve_checkpoint(recipe.donor.path, recipe.donor.revision, "vocabulary")
-    directories = {base, target, *([donor] if donor else [])}
+    served = None
+    if recipe.match_vocab_of is not None:
+        served = resolve_checkpoint(recipe.match_vocab_of.path, recipe.match_vocab_of.revision, "none")
+    directories = {path for path in (base, target, donor, served) if path is not None}
     output = Path(recipe.output)
     _refuse_overlapping_paths("output", output, {"input": directories})
     if recipe.runtime.work_dir is not None:
@@ -98,7 +103,7 @@ def read_inputs(recipe: Recipe) -> Inputs:
         if index is not None:
             names = sorted({file for name, file in index["weight_map"].items() if is_vocab_name(name)})
         donor_layout = find_layout(read_index(donor, names), read_config(donor))
-    inputs = Inputs(base, target, donor, base_config, base_index, layout, donor_layout)
+    inputs = Inputs(base, target, donor, base_config, base_index, layout, donor_layout, served=served)
     if not recipe.untie:
         return inputs
     apart = untie(base_index, layout, base_config, recipe.trust_remote_code)

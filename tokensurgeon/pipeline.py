@@ -34,6 +34,7 @@ from tokensurgeon.console import logger, progress
 from tokensurgeon.device import available_memory, find_device
 from tokensurgeon.edits.chain import EditedTokenizer, dump_id_map, edit_tokenizer
 from tokensurgeon.errors import InputError, PolicyError, ResourceError, VerificationError
+from tokensurgeon.evaluation.draft import judge_draft, load_side, refuse_unfit
 from tokensurgeon.evidence import gather_evidence
 from tokensurgeon.hidden_anchors import Hidden, hide_anchors, make_hidden
 from tokensurgeon.methods.registry import find_method
@@ -128,6 +129,8 @@ def _produce(
             allow_reader_mismatch=recipe.verify.allow_reader_mismatch,
         )
         _refuse_failed(verification, Path(recipe.output))
+        if plan.inputs.served is not None:
+            _judge(plan.inputs.served, stage)
         scores = _score(plan, stage, verification)
         hidden = _hide(plan, resources) if choice is None else None
         report = gather_evidence(plan, tensors, verification, scores, choice, hidden)
@@ -343,6 +346,14 @@ def _refuse_failed(verification: Verification, output: Path) -> None:
             if any(check.name == "AutoTokenizer" for check in failed)
             else "nothing was written; this is worth a bug report",
         )
+
+
+def _judge(served: Path, stage: Path) -> None:
+    """Say which engines take the output as a draft, from its files; refuse it where one does not."""
+    verdicts = judge_draft(load_side(served), load_side(stage))
+    told = ", ".join(f"{verdict.rule} {verdict.result}" for verdict in verdicts)
+    logger.info("As a draft of %s: %s", served, told)
+    refuse_unfit(verdicts, served)
 
 
 def _score(plan: Plan, stage: Path, verification: Verification) -> list[TextScore]:

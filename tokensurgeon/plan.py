@@ -23,6 +23,7 @@ from tokensurgeon.checkpoint.sidefiles import carried_files, tokenizer_files
 from tokensurgeon.device import available_memory, find_device
 from tokensurgeon.edits.chain import EditedTokenizer, edit_tokenizer
 from tokensurgeon.errors import InputError, PolicyError, RecipeError
+from tokensurgeon.evaluation.draft import Side, judge_draft, load_side, make_side, refuse_unfit
 from tokensurgeon.inputs import Inputs, read_inputs
 from tokensurgeon.methods.params import Cost
 from tokensurgeon.methods.registry import find_method
@@ -250,7 +251,8 @@ def make_plan(recipe: Recipe) -> Plan:
         match = match_edited(target, base, edited.origins, recipe.anchors.map)
     else:
         match = match_vocabularies(target, base, recipe.anchors.map, recipe.anchors.roles)
-    rows = _choose_rows(recipe, inputs, target, edited)
+    served = load_side(inputs.served) if inputs.served else None
+    rows = _choose_rows(recipe, inputs, target, edited, served)
     wanted = sorted({*match.missing, *(i for i, s in match.sources.items() if len(s.embedding) > 1)})
     known = _donor_knows(inputs, donor_ids)
     unserved = _unserved(wanted, match, known, notices)
@@ -289,6 +291,8 @@ def make_plan(recipe: Recipe) -> Plan:
         edited=edited,
         donor_ids=donor_ids,
     )
+    if served is not None:
+        refuse_unfit(judge_draft(served, make_side(target, config, rows)), served.path)
     _refuse_weak_overlap(plan)
     _note_config(plan)
     _note_untied(plan)
@@ -385,9 +389,18 @@ def _drop_rowless(base: Vocabulary, rows: int, notices: list[Notice]) -> Vocabul
     return replace(base, tokens=kept, roles={r: i for r, i in base.roles.items() if i in kept})
 
 
-def _choose_rows(recipe: Recipe, inputs: Inputs, target: Vocabulary, edited: EditedTokenizer | None) -> int:
+def _choose_rows(
+    recipe: Recipe, inputs: Inputs, target: Vocabulary, edited: EditedTokenizer | None, served: Side | None
+) -> int:
     bound = target.bound
     policy = recipe.rows
+    if served is not None:
+        if served.size < bound:
+            raise InputError(
+                f"{served.path}: vocab_size {served.size}, and a token with id {bound - 1}",
+                "a model with a row for every token (match_vocab_of)",
+            )
+        return served.size
     if isinstance(policy, RowMultiple):
         return -(-bound // policy.multiple) * policy.multiple
     if isinstance(policy, int):

@@ -236,7 +236,7 @@ class TestMistakes:
                 "method.tolerence: unknown key; did you mean 'tolerance'?",
             ),
             ({"base": {"path": "x", "revison": "y"}}, "base.revison: unknown key; did you mean 'revision'?"),
-            ({"report": {"zzz": 1}}, "report.zzz: unknown key; known: texts, max_bytes"),
+            ({"report": {"zzz": 1}}, "report.zzz: unknown key; known: texts, max_bytes, hidden"),
             (
                 {"method": {"name": "gaussian", "k": 3}},
                 "method.k: unknown key; known: name, covariance, scale",

@@ -23,6 +23,10 @@ WorkDir = Annotated[
     Path | None,
     typer.Option("--work-dir", metavar="DIR", help="Keep finished batches there; a killed run goes on."),
 ]
+MatchVocabOf = Annotated[
+    str | None,
+    typer.Option("--match-vocab-of", metavar="PATH", help="Make a draft for this model, of its vocabulary."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")]
 Force = Annotated[
@@ -34,6 +38,7 @@ def run_recipe(
     recipe: Annotated[Path, typer.Argument(help="A recipe file; `tokensurgeon recipes` has examples.")],
     overrides: Overrides = None,
     work_dir: WorkDir = None,
+    match_vocab_of: MatchVocabOf = None,
     dry_run: DryRun = False,
     as_json: Json = False,
     force: Force = False,
@@ -44,22 +49,25 @@ def run_recipe(
     Examples:
       tokensurgeon run configs/demo.yaml
       tokensurgeon run recipe.yaml --set method.k=32 --set output=out-k32
+      tokensurgeon run recipe.yaml --match-vocab-of gemma-3-27b/
     """  # noqa: D301 - click wants the character, not its name
-    execute(load_recipe(recipe, with_work_dir(overrides, work_dir)), dry_run, as_json, force)
+    execute(load_recipe(recipe, with_options(overrides, work_dir, match_vocab_of)), dry_run, as_json, force)
 
 
-def with_work_dir(overrides: list[str] | None, work_dir: Path | None) -> list[str]:
-    """Overrides of a recipe with ``--work-dir`` as one more.
+def with_options(overrides: list[str] | None, work_dir: Path | None, match_vocab_of: str | None) -> list[str]:
+    """Overrides of a recipe with ``--work-dir`` and ``--match-vocab-of`` as more of them.
 
     Args:
         overrides: Entries of ``--set``.
         work_dir: The folder, or None.
+        match_vocab_of: The model that is served, or None.
 
     Returns:
         All overrides.
     """
-    kept = [] if work_dir is None else [f"runtime.work_dir={json.dumps(str(work_dir))}"]
-    return [*(overrides or []), *kept]
+    options = {"runtime.work_dir": work_dir, "match_vocab_of": match_vocab_of}
+    given = [f"{key}={json.dumps(str(value))}" for key, value in options.items() if value is not None]
+    return [*(overrides or []), *given]
 
 
 def execute(recipe: Recipe, dry_run: bool, as_json: bool, force: bool) -> None:

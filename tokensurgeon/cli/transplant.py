@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokensurgeon.cli.run import DryRun, Force, Json, Overrides, WorkDir, execute, with_work_dir
+from tokensurgeon.cli.run import DryRun, Force, Json, MatchVocabOf, Overrides, WorkDir, execute, with_options
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.recipe.load import build_recipe
 
@@ -29,6 +29,7 @@ def transplant(
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
     overrides: Overrides = None,
     work_dir: WorkDir = None,
+    match_vocab_of: MatchVocabOf = None,
     dry_run: DryRun = False,
     as_json: Json = False,
     force: Force = False,
@@ -52,9 +53,8 @@ def transplant(
     if device is not None:
         document["runtime"] = {"device": device}
     document["trust_remote_code"] = trust_remote_code
-    execute(
-        build_recipe(document, with_work_dir(overrides, work_dir), "command line"), dry_run, as_json, force
-    )
+    options = with_options(overrides, work_dir, match_vocab_of)
+    execute(build_recipe(document, options, "command line"), dry_run, as_json, force)
 
 
 def _rows(text: str) -> Any:  # noqa: ANN401 - checked by the recipe

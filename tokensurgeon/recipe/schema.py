@@ -301,6 +301,11 @@ class Recipe(_Part):
     rows: Literal["target", "exact"] | RowMultiple | int = Field(
         "target", description="rows of the output: the donor's, as few as possible, a multiple, or a number"
     )
+    match_vocab_of: Ref | None = Field(
+        None,
+        description="a model that the output shall be a draft of: as many rows as its config says, and its "
+        "tokenizer where the recipe names no target; refused unless it passes `tokensurgeon check-draft`",
+    )
     layout: LayoutOverrides = LayoutOverrides()
     tie_policy: Literal["refuse", "keep-head", "drop-head"] = Field(
         "refuse", description="for a base that is declared tied and stores another lm_head"
@@ -347,6 +352,13 @@ class Recipe(_Part):
         chains = (*self.methods("embedding"), *self.methods("lm_head"), self.fallback)
         return tuple(dict.fromkeys(chains))
 
+    @field_validator("match_vocab_of")
+    @classmethod
+    def _refuse_two_sizes(cls, served: ModelRef | None, info: ValidationInfo) -> ModelRef | None:
+        if served is not None and info.data.get("rows", "target") != "target":
+            raise ValueError("it says how many rows there are, and so does rows; leave one of them out")
+        return served
+
     @field_validator("untie")
     @classmethod
     def _refuse_both_ways(cls, untie: bool, info: ValidationInfo) -> bool:
@@ -359,6 +371,8 @@ class Recipe(_Part):
     def _fill_twins(cls, data: Any) -> Any:  # noqa: ANN401 - any YAML value
         if isinstance(data, dict):
             data = dict(data)
+            if data.get("match_vocab_of") is not None:
+                data.setdefault("target", data["match_vocab_of"])
             for key, twin in (("target", "donor"), ("donor", "target")):
                 if key not in data and twin in data:
                     data[key] = data[twin]
