@@ -98,7 +98,7 @@ def test_token_text_is_printed_as_it_is(call, served, tmp_path):
     assert "[/INST]" in out
 
 
-def test_acceptance_is_measured_only_with_prompts(call, served, small, tmp_path):
+def test_acceptance_is_measured_on_prompts_where_the_draft_passes(call, served, small, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("The quick brown fox\n\ndef add(first\n")
     code, out, _ = call(
@@ -112,7 +112,10 @@ def test_acceptance_is_measured_only_with_prompts(call, served, small, tmp_path)
     assert code == 0
     assert "100.0%" in out
     assert call("check-draft", served, served, "--acceptance", 8)[0] == 2
-    assert call("check-draft", served, small, "--prompts", prompts, "--acceptance", 8)[0] == 3
+    code, out, _ = call("check-draft", served, small, "--prompts", prompts, "--acceptance", 8, "--json")
+    assert (code, json.loads(out)["acceptance"]) == (5, [])
+    prompts.write_text(" \n\n")
+    assert call("check-draft", served, served, "--prompts", prompts, "--acceptance", 8)[0] == 3
 
 
 def test_transplant_makes_a_draft_that_every_engine_takes(call, served, small, tmp_path):

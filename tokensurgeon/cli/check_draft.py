@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokensurgeon import console
-from tokensurgeon.errors import RecipeError, VerificationError
+from tokensurgeon.errors import InputError, RecipeError, VerificationError
 
 if TYPE_CHECKING:
     from tokensurgeon.evaluation.acceptance import Acceptance
@@ -48,8 +48,8 @@ def check_draft(
     Reads tokenizers, configs and headers, and names the first difference. What every draft needs is
     checked too, for some engines look at sizes only. Exits 5 when a rule fails.
 
-    With --prompts and --acceptance both models are loaded and write, greedily and sampled: the share of
-    the draft's tokens that the target accepts is what speculative decoding gains from.
+    With --prompts and --acceptance a pair that passes is loaded and writes, greedily and sampled: the
+    share of the draft's tokens that the target accepts is what speculative decoding gains from.
 
     \b
     Examples:
@@ -71,7 +71,9 @@ def check_draft(
         refuse_unfit(verdicts, target, asked)
     except VerificationError as error:
         unfit = error
-    counts = _measure(target, draft, lines, acceptance, seed, device, trust_remote_code) if acceptance else []
+    counts = []
+    if acceptance and not unfit:
+        counts = _measure(target, draft, lines, acceptance, seed, device, trust_remote_code)
     if as_json:
         console.print_json(_document(sides, verdicts, counts, unfit))
         if unfit:
@@ -86,7 +88,10 @@ def _read_prompts(path: Path) -> list[str]:
     from tokensurgeon.evaluation.texts import read_texts
 
     [text] = read_texts([path]).values()
-    return [line for line in text.splitlines() if line.strip()]
+    prompts = [line for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise InputError(f"{path}: blank lines only", "a prompt a line")
+    return prompts
 
 
 def _measure(

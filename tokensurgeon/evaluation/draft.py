@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.checkpoint.configs import read_config, text_levels
-from tokensurgeon.checkpoint.index import read_index
-from tokensurgeon.checkpoint.layout import find_layout
+from tokensurgeon.checkpoint.index import find_weights, read_index
+from tokensurgeon.checkpoint.layout import find_layout, is_vocab_name
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.vocab.probe import probe_texts
 from tokensurgeon.vocab.vocabulary import Vocabulary, load_vocabulary
 
 _EDGES = ("bos", "eos")
+
+# llama.cpp's, see RULES.
+_SLACK = 128
+_FIRST_COMPARED = 5
 
 
 @dataclass(frozen=True)
@@ -116,14 +120,23 @@ def load_side(directory: Path) -> Side:
         InputError: It has no config or tokenizer that can be read, or its weights are damaged.
     """
     config = read_config(directory)
-    rows = None
-    if any(directory.glob("*.safetensors")):
-        index = read_index(directory)
-        try:
-            rows = find_layout(index, config).rows
-        except InputError:  # quantised, as targets often are
-            rows = None
-    return make_side(load_vocabulary(directory), config, rows)
+    return make_side(load_vocabulary(directory), config, _stored_rows(directory, config))
+
+
+def _stored_rows(directory: Path, config: Mapping[str, Any]) -> int | None:
+    """Rows of the input embedding; None where it is not there, as from the hub, or quantised."""
+    if not any(directory.glob("*.safetensors")):
+        return None
+    names, index = find_weights(directory)
+    if index is not None:
+        names = sorted({file for name, file in index["weight_map"].items() if is_vocab_name(name)})
+    if not all((directory / name).is_file() for name in names):
+        return None
+    headers = read_index(directory, names)
+    try:
+        return find_layout(headers, config).rows
+    except InputError:
+        return None
 
 
 def make_side(vocabulary: Vocabulary, config: Mapping[str, Any], rows: int | None) -> Side:
@@ -292,10 +305,6 @@ def _bos(target: Side, draft: Side) -> str | None:
 
 def _eos(target: Side, draft: Side) -> str | None:
     return _edge("eos", target, draft)
-
-
-_SLACK = 128
-_FIRST_COMPARED = 5
 
 
 def _near_size(target: Side, draft: Side) -> str | None:
