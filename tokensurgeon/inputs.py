@@ -33,6 +33,7 @@ class Inputs:
         layout: Its vocabulary tensors.
         donor_layout: Vocabulary tensors of the donor, or None.
         untied: Whether the base is tied and the output shall not be; its ends then count as stored apart.
+        teacher: The base of an earlier transplant that is to be healed, or None.
         added: Names of the tensors in ``base_index`` and ``layout`` that it does not store for that reason.
     """
 
@@ -45,6 +46,7 @@ class Inputs:
     donor_layout: Layout | None
     untied: bool = False
     added: tuple[str, ...] = ()
+    teacher: Path | None = None
 
 
 def read_inputs(recipe: Recipe) -> Inputs:
@@ -74,7 +76,9 @@ def read_inputs(recipe: Recipe) -> Inputs:
     donor = None
     if needs_donor:
         donor = resolve_checkpoint(recipe.donor.path, recipe.donor.revision, "vocabulary")
-    directories = {base, target, *([donor] if donor else [])}
+    asked = recipe.heal.teacher if recipe.heal else None
+    teacher = resolve_checkpoint(asked.path, asked.revision, "all") if asked else None
+    directories = {base, target, *(place for place in (donor, teacher) if place is not None)}
     output = Path(recipe.output)
     _refuse_overlapping_paths("output", output, {"input": directories})
     if recipe.runtime.work_dir is not None:
@@ -98,7 +102,7 @@ def read_inputs(recipe: Recipe) -> Inputs:
         if index is not None:
             names = sorted({file for name, file in index["weight_map"].items() if is_vocab_name(name)})
         donor_layout = find_layout(read_index(donor, names), read_config(donor))
-    inputs = Inputs(base, target, donor, base_config, base_index, layout, donor_layout)
+    inputs = Inputs(base, target, donor, base_config, base_index, layout, donor_layout, teacher=teacher)
     if not recipe.untie:
         return inputs
     apart = untie(base_index, layout, base_config, recipe.trust_remote_code)
