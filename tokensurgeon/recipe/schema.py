@@ -291,7 +291,9 @@ class HealRules(_Part):
         "as likely as any other",
     )
     held_out: float = Field(0.1, gt=0, lt=1, description="share of the texts that says when to stop")
-    patience: int = Field(5, ge=1, description="scores of held-out text without a gain before it stops")
+    patience: int = Field(
+        3, ge=1, description="it stops after so many scores of held-out text without a gain; a run has ten"
+    )
     alpha: float = Field(
         1.0,
         ge=0,

@@ -33,7 +33,7 @@ _BETAS = (0.9, 0.99)
 # Keeps the step of a coordinate small whose gradient is.
 _DAMPING = 0.1
 # Held-out text is scored so often in a run.
-_SCORES = 20
+_SCORES = 10
 # Texts among which neighbours of like length are looked for.
 _SHELF = 256
 # A held-out loss that is so many times the first one will not come back.
@@ -321,8 +321,8 @@ class Healer:
                 metadata={"told": json.dumps(asdict(self._told))},
             )
             unfinished.rename(self._path)
-        except OSError as error:
-            raise ResourceError(f"{self._path}: {error.strerror}", "room for the state of healing") from error
+        except (OSError, SafetensorError) as error:
+            raise ResourceError(f"{self._path}: {error}", "room for the state of healing") from error
 
     def _load(self) -> Healed | None:
         """What a killed run kept; None if there is nothing that can be read."""
@@ -374,7 +374,7 @@ def _batches(examples: Sequence[Example], settings: Settings) -> Iterator[list[E
     """Texts of each step, without end; all of them before one comes again."""
     epoch = 0
     while True:
-        generator = torch.Generator().manual_seed(settings.seed + epoch)
+        generator = torch.Generator().manual_seed((settings.seed << 20) + epoch)
         order = torch.randperm(len(examples), generator=generator).tolist()
         batches: list[list[Example]] = []
         for start in range(0, len(order), _SHELF):

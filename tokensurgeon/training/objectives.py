@@ -15,6 +15,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 
 _TEMPERATURE = 100.0
 # Log-probabilities stay this far below 0 after division by the temperature.
@@ -75,11 +77,12 @@ class Body:
 
     def checkpoint(self) -> None:
         """Compute the activations of a layer again when they are needed, instead of keeping them."""
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        # Transformers does that in training mode only, with dropout.
         for module in self.model.modules():
-            # Only a module in training mode is checkpointed; what is inside it, such as dropout, stays off.
-            if getattr(module, "gradient_checkpointing", False):
-                module.training = True
+            if isinstance(module, GradientCheckpointingLayer):
+                module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
     def logits(self, texts: Sequence[Tensor], tables: Mapping[str, Tensor]) -> Tensor:
         """Read texts.
