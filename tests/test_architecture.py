@@ -27,7 +27,7 @@ ARROWS = {
     "checkpoint": {"vocab"},
     "solvers": set(),
     "methods": {"solvers", "training"},
-    "training": {"solvers"},
+    "training": {"solvers", "parallel"},
     "evaluation": {"vocab", "device", "checkpoint"},
     "report": set(),
     "device": set(),
@@ -38,40 +38,23 @@ ARROWS = {
     "sourcing": {"plan", "checkpoint", "methods", "vocab"},
     "rows": {"checkpoint", "methods"},
     "adjust": {"plan", "rows", "resources", "lessons", "checkpoint", "evaluation", "solvers", "vocab"},
+    "healing": {"plan", "rows", "resources", "lessons", "adjust", "batches", "parallel", "recipe", "training"}
+    | {"checkpoint", "evaluation", "vocab"},
     "surgery": {"plan", "sourcing", "device", "checkpoint", "methods", "batches", "solvers"}
     | {"lexicon", "resources", "rows", "adjust"},
     "quality": {"plan", "sourcing", "rows", "checkpoint", "solvers", "report"},
-    "evidence": {"plan", "rows", "quality", "choice", "edits", "hidden_anchors", "checkpoint", "vocab"}
-    | {"evaluation", "report"},
-    "hidden_anchors": {
-        "plan",
-        "recipe",
-        "surgery",
-        "rows",
-        "batches",
-        "resources",
-        "lexicon",
-        "sourcing",
-        "checkpoint",
-    }
+    "evidence": {"plan", "rows", "quality", "choice", "healing", "training", "edits", "hidden_anchors"}
+    | {"checkpoint", "vocab", "evaluation", "report"},
+    "hidden_anchors": {"plan", "recipe", "surgery", "rows", "batches", "resources", "lexicon", "sourcing"}
+    | {"checkpoint"}
     | {"methods", "solvers", "vocab"},
     "choice": {"hidden_anchors", "adjust", "rows", "plan", "batches", "parallel", "recipe", "resources"}
     | {"lessons", "checkpoint", "methods", "evaluation"},
     "calibration": {"hidden_anchors", "pipeline", "plan", "rows", "batches", "parallel", "recipe"}
     | {"checkpoint", "methods", "evaluation"},
-    "pipeline": {
-        "plan",
-        "hidden_anchors",
-        "choice",
-        "surgery",
-        "edits",
-        "batches",
-        "parallel",
-        "evidence",
-        "device",
-        "recipe",
-    }
-    | {"vocab", "resources", "rows", "checkpoint", "methods", "report", "evaluation"},
+    "pipeline": {"plan", "hidden_anchors", "choice", "surgery", "healing", "edits", "batches", "parallel"}
+    | {"evidence", "device", "recipe", "vocab", "resources", "rows", "checkpoint", "methods", "report"}
+    | {"evaluation"},
     "cli": {
         "calibration",
         "pipeline",
@@ -152,7 +135,9 @@ def test_importing_the_package_loads_no_torch():
     assert done.returncode == 0, done.stderr
 
 
-VERBS = "run transplant trim extend supertokens merge train-tokenizer remap-ids plan verify calibrate eval"
+VERBS = (
+    "run transplant heal trim extend supertokens merge train-tokenizer remap-ids plan verify calibrate eval"
+)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from tokensurgeon.parallel import Processes, connect
 from tokensurgeon.pipeline import run
 from tokensurgeon.recipe.load import load_recipe
+from tokensurgeon.report.model import load_report
 
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 # Without a GPU --multi_gpu still starts several processes; --cpu would want MPI.
@@ -58,6 +59,21 @@ def test_two_processes_write_what_one_writes(launcher, recipe, tmp_path):
     assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
     _, different, errors = filecmp.cmpfiles(tmp_path / "one", tmp_path / "two", names, shallow=False)
     assert (different, errors) == ([], [])
+
+
+def test_two_processes_heal_as_one_does(recipe, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog, 22 times or 333. " * 100)
+    rules = {"corpus": [str(text)], "steps": 3, "batch_tokens": 2048, "learning_rate": 0.2}
+    changes = [f"heal={rules}", "runtime.memory_gb=0.0001", "method=gaussian"]
+    options = [word for change in [*changes, f"output={tmp_path / 'two'}"] for word in ("--set", change)]
+    done = launch("-m", "tokensurgeon", "run", recipe, *options)
+    assert done.returncode == 0, done.stderr
+    two = load_report(tmp_path / "two").heal
+    one = run(load_recipe(recipe, [*changes, f"output={tmp_path / 'one'}"])).report.heal
+    assert one.steps == two.steps == 3
+    assert two.losses == pytest.approx(one.losses, rel=1e-5)
+    assert two.after == pytest.approx(one.after, rel=1e-5)
 
 
 PROGRAM = """

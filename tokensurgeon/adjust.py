@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ from tokensurgeon.rows import NewTensor, mean_row, spread_root
 from tokensurgeon.solvers.softmax import fit_softmax_rows
 from tokensurgeon.vocab.scripts import count_scripts, script_of
 from tokensurgeon.vocab.vocabulary import Token
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # Times that rows are led past the text they are fitted to; twice as many gain nothing.
 PASSES = 6
@@ -160,9 +163,7 @@ class _Reader:
         # All of it is written before the body gets other rows.
         self.texts = judging_texts(plan, resources)
         self.lessons = lesson_texts(plan, resources) if plan.recipe.new_rows.head_fit else {}
-        self.tokenizer = load_tokenizer(str(plan.inputs.target), plan.recipe.trust_remote_code)
-        if plan.rewritten:
-            self.tokenizer.backend_tokenizer.pre_tokenizer = plan.match.target.tokenizer.pre_tokenizer
+        self.tokenizer = load_target_tokenizer(plan)
 
     def bits(self, tensors: Sequence[NewTensor]) -> float:
         """Bits per byte of the text with new rows."""
@@ -175,6 +176,21 @@ class _Reader:
         if not has_plain_logits(self.model):
             return None
         return read_states(self.model, self.tokenizer, self.lessons)
+
+
+def load_target_tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
+    """The tokenizer that the output will speak.
+
+    Args:
+        plan: Of the output.
+
+    Returns:
+        As AutoTokenizer reads it, cutting numbers as the plan says.
+    """
+    tokenizer = load_tokenizer(str(plan.inputs.target), plan.recipe.trust_remote_code)
+    if plan.rewritten:
+        tokenizer.backend_tokenizer.pre_tokenizer = plan.match.target.tokenizer.pre_tokenizer
+    return tokenizer
 
 
 def _choose_scale(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tuple[float, str]:

@@ -53,13 +53,29 @@ class Batches:
         """
         if self._work_dir is None:
             return _Rounds(self._processes, None)
-        folder = self._work_dir / _fingerprint(method, context, self._resources)
+        return _Rounds(self._processes, self.folder(_fingerprint(method, context, self._resources)))
+
+    def folder(self, name: str) -> Path | None:
+        """A folder of the run's own for what else is kept until the output is published.
+
+        Args:
+            name: Says everything that its contents depend on.
+
+        Returns:
+            The folder; None for a run that keeps nothing.
+
+        Raises:
+            ResourceError: It cannot be made.
+        """
+        if self._work_dir is None:
+            return None
+        folder = self._work_dir / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ResourceError(f"{folder}: {error.strerror}", "a folder that can be written") from error
         self._used.add(folder)
-        return _Rounds(self._processes, folder)
+        return folder
 
     def clear(self) -> None:
         """Remove what this run kept, and the folder itself if nothing else is in it."""

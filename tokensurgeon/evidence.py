@@ -17,12 +17,14 @@ from tokensurgeon.choice import Choice
 from tokensurgeon.edits.chain import EditedTokenizer
 from tokensurgeon.edits.lossless import compare, unreachable
 from tokensurgeon.evaluation.texts import read_texts
+from tokensurgeon.healing import Healing
 from tokensurgeon.hidden_anchors import Hidden, row_errors
 from tokensurgeon.notices import Notice
 from tokensurgeon.plan import Plan
 from tokensurgeon.quality import judge_rows
 from tokensurgeon.report import model as r
 from tokensurgeon.rows import NewTensor
+from tokensurgeon.training.heal import Healed
 from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.digits import digit_scheme
 from tokensurgeon.vocab.probe import MESSAGES
@@ -35,7 +37,7 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 
 def gather_evidence(
     plan: Plan,
-    tensors: list[NewTensor],
+    healing: Healing,
     verification: Verification,
     scores: list[r.TextScore],
     choice: Choice | None = None,
@@ -45,7 +47,7 @@ def gather_evidence(
 
     Args:
         plan: What was to be done.
-        tensors: What was done to the vocabulary tensors.
+        healing: What was done to the vocabulary tensors.
         verification: What was checked.
         scores: Bits per byte, if texts were scored.
         choice: How the method was chosen, if it was.
@@ -54,6 +56,7 @@ def gather_evidence(
     Returns:
         The report.
     """
+    tensors = healing.tensors
     main = tensors[0]
     traits = _traits(plan)
     known = [notice for notice in plan.notices if notice.code != "TS003"]
@@ -79,6 +82,7 @@ def gather_evidence(
         choice=_choice(plan, tensors, choice) if choice is not None else None,
         edits=_edits(plan, plan.edited) if plan.edited is not None else None,
         hidden=_hidden(plan, *hidden) if hidden is not None else None,
+        heal=_heal(plan, healing, healing.told) if healing.told is not None else None,
         warnings=[r.Notice(code=notice.code, text=notice.text) for notice in notices],
     )
 
@@ -122,6 +126,28 @@ def _hidden(plan: Plan, hidden: Hidden, tensors: list[NewTensor]) -> r.HiddenSum
     )
 
 
+def _heal(plan: Plan, healing: Healing, told: Healed) -> r.HealSummary:
+    rules = plan.recipe.heal
+    assert rules is not None
+    return r.HealSummary(
+        objective=rules.objective,
+        train=rules.train,
+        corpus=list(rules.corpus),
+        rows=healing.rows,
+        texts=healing.texts,
+        held_out_texts=healing.held_out,
+        tokens=healing.tokens,
+        tokens_read=told.tokens,
+        steps=told.steps,
+        best_step=told.best_step,
+        ended=told.ended,
+        losses=told.losses,
+        held_out=[r.HeldOutScore(step=step, bits_per_byte=bits) for step, bits in told.held_out],
+        before=told.before,
+        after=told.after,
+    )
+
+
 def _edits(plan: Plan, edited: EditedTokenizer) -> r.EditSummary:
     rules = plan.recipe.report
     texts = read_texts([Path(text) for text in rules.texts], rules.max_bytes)
@@ -153,11 +179,14 @@ def _inputs(plan: Plan) -> list[r.InputModel]:
         ("base", inputs.base, plan.recipe.base),
         ("target", plan.edited.source if plan.edited else inputs.target, plan.recipe.target),
         ("donor", inputs.donor, plan.recipe.donor),
+        ("teacher", inputs.teacher, plan.recipe.heal.teacher if plan.recipe.heal else None),
     ):
-        if directory is None:
+        if directory is None or ref is None:
             continue
         names = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
         paths = {directory / name for name in names if (directory / name).is_file()}
+        if role == "teacher":
+            paths |= set(directory.glob("*.safetensors"))
         if role == "base":
             paths |= {shard.path for shard in inputs.base_index.shards}
         if role == "donor" and inputs.donor_layout is not None:

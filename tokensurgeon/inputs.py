@@ -33,6 +33,7 @@ class Inputs:
         layout: Its vocabulary tensors.
         donor_layout: Vocabulary tensors of the donor, or None.
         untied: Whether the base is tied and the output shall not be; its ends then count as stored apart.
+        teacher: The base of an earlier transplant that is to be healed, or None.
         added: Names of the tensors in ``base_index`` and ``layout`` that it does not store for that reason.
         served: The model that the output shall be a draft of, if any.
     """
@@ -47,6 +48,7 @@ class Inputs:
     untied: bool = False
     added: tuple[str, ...] = ()
     served: Path | None = None
+    teacher: Path | None = None
 
 
 def read_inputs(recipe: Recipe) -> Inputs:
@@ -79,7 +81,9 @@ def read_inputs(recipe: Recipe) -> Inputs:
     served = None
     if recipe.match_vocab_of is not None:
         served = resolve_checkpoint(recipe.match_vocab_of.path, recipe.match_vocab_of.revision, "none")
-    directories = {path for path in (base, target, donor, served) if path is not None}
+    asked = recipe.heal.teacher if recipe.heal else None
+    teacher = resolve_checkpoint(asked.path, asked.revision, "all") if asked else None
+    directories = {path for path in (base, target, donor, served, teacher) if path is not None}
     output = Path(recipe.output)
     _refuse_overlapping_paths("output", output, {"input": directories})
     if recipe.runtime.work_dir is not None:
@@ -103,7 +107,9 @@ def read_inputs(recipe: Recipe) -> Inputs:
         if index is not None:
             names = sorted({file for name, file in index["weight_map"].items() if is_vocab_name(name)})
         donor_layout = find_layout(read_index(donor, names), read_config(donor))
-    inputs = Inputs(base, target, donor, base_config, base_index, layout, donor_layout, served=served)
+    inputs = Inputs(
+        base, target, donor, base_config, base_index, layout, donor_layout, served=served, teacher=teacher
+    )
     if not recipe.untie:
         return inputs
     apart = untie(base_index, layout, base_config, recipe.trust_remote_code)

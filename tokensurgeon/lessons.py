@@ -8,7 +8,7 @@ its own may be spelt with missing bytes, and loses what loud rows of others take
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
@@ -60,6 +60,26 @@ def lesson_texts(plan: Plan, resources: FileResources) -> dict[str, str]:
     return _write(plan, resources, 1, plan.recipe.new_rows.head_texts)
 
 
+def healing_texts(
+    plan: Plan, resources: FileResources, base: Mapping[int, Token], count: int
+) -> dict[str, str]:
+    """Yet other text, to train rows on.
+
+    Args:
+        plan: A transplant.
+        resources: Where the body is that writes.
+        base: Tokens of that body's own tokenizer.
+        count: Texts that it writes as it pleases.
+
+    Returns:
+        Text by name; seeded, the same for every use in a run.
+
+    Raises:
+        InputError: The base writes no text.
+    """
+    return _write(plan, resources, 2, count, base)
+
+
 def find_scripts(base: Iterable[Token], target: Iterable[Token]) -> list[str]:
     """Writing systems to write in.
 
@@ -78,8 +98,14 @@ def find_scripts(base: Iterable[Token], target: Iterable[Token]) -> list[str]:
     ][:_MOST_SCRIPTS]
 
 
-def _write(plan: Plan, resources: FileResources, turn: int, count: int) -> dict[str, str]:
-    base = plan.match.base.tokens
+def _write(
+    plan: Plan,
+    resources: FileResources,
+    turn: int,
+    count: int,
+    base: Mapping[int, Token] | None = None,
+) -> dict[str, str]:
+    base = plan.match.base.tokens if base is None else base
     between = [index for index, token in base.items() if _stands_between(token)]
     texts = dict(resources.write_texts(turn, count))
     for script in find_scripts(base.values(), plan.match.target.tokens.values()):

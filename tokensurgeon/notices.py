@@ -29,6 +29,8 @@ TITLES = {
     "TS022": "ids of texts with numbers differ from those of the raw target's tokenizer",
     "TS023": "keep_digits changes nothing",
     "TS024": "auto did not measure its candidates",
+    "TS025": "healing diverged; the best rows before are kept",
+    "TS026": "healing changed nothing",
 }
 
 

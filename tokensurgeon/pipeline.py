@@ -36,6 +36,7 @@ from tokensurgeon.edits.chain import EditedTokenizer, dump_id_map, edit_tokenize
 from tokensurgeon.errors import InputError, PolicyError, ResourceError, VerificationError
 from tokensurgeon.evaluation.draft import judge_draft, load_side, refuse_unfit
 from tokensurgeon.evidence import gather_evidence
+from tokensurgeon.healing import check_healing, heal_rows
 from tokensurgeon.hidden_anchors import Hidden, hide_anchors, make_hidden
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.notices import Notice
@@ -90,9 +91,9 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
         kept = Path(work_dir).expanduser() if work_dir else None
         batches = Batches(processes, kept, _digest(plan, resources) if kept else "")
         if processes.is_main:
-            report = _produce(plan, batches, resources, force, choice)
+            report = _produce(plan, batches, resources, force, choice, processes)
         else:
-            operate(plan, batches, resources)
+            heal_rows(plan, operate(plan, batches, resources), resources, batches, processes)
             report = None
         # Whoever is not the main process waits here for its report, or its error.
         report = processes.exchange(report)[0]
@@ -113,13 +114,19 @@ def _choose(plan: Plan, resources: FileResources) -> Choice | None:
 
 
 def _produce(
-    plan: Plan, batches: Batches, resources: FileResources, force: bool, choice: Choice | None
+    plan: Plan,
+    batches: Batches,
+    resources: FileResources,
+    force: bool,
+    choice: Choice | None,
+    processes: Processes,
 ) -> Report:
     recipe = plan.recipe
     with staged_directory(plan.output, force) as stage:
         if plan.wanted:
             logger.info("Making %d rows with %s", len(plan.wanted), plan.method_names)
-        tensors = operate(plan, batches, resources)
+        healing = heal_rows(plan, operate(plan, batches, resources), resources, batches, processes)
+        tensors = healing.tensors
         _write(plan, tensors, stage)
         logger.info("Verifying")
         verification = verify_checkpoint(
@@ -133,7 +140,7 @@ def _produce(
             _judge(plan.inputs.served, stage)
         scores = _score(plan, stage, verification)
         hidden = _hide(plan, resources) if choice is None else None
-        report = gather_evidence(plan, tensors, verification, scores, choice, hidden)
+        report = gather_evidence(plan, healing, verification, scores, choice, hidden)
         (stage / "report.json").write_text(report.dump(), encoding="utf-8")
         (stage / "report.html").write_text(render_html(report), encoding="utf-8")
         (stage / "README.md").write_text(render_card(report), encoding="utf-8")
@@ -175,6 +182,7 @@ def preflight(recipe: Recipe, force: bool) -> Plan:
     refuse_existing(Path(recipe.output).expanduser().resolve(), force)
     plan = make_plan(recipe)
     find_resources(plan).check()
+    check_healing(plan)
     free = free_bytes(plan.output)
     if free < plan.bytes_to_write:
         raise ResourceError(
@@ -300,7 +308,8 @@ def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str], stage:
     for new in tensors:
         ref = new.tensor.ref
         copied = [origin for origin in new.source if origin >= 0]
-        made_by = new.made_by
+        made_by, trained = new.made_by, set(new.healed)
+        repeated = {i for i, name in made_by.items() if name == "map" or not find_method(name).distinct}
         # A head that is dropped for the embedding's rows is a copy of the embedding.
         twin = next((t.tensor for t in tensors if t.tensor.name == new.equal_to), new.tensor)
         base_rows = token_rows(map_tensor(twin.ref), twin.axis)
@@ -312,8 +321,9 @@ def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str], stage:
             equal_to=new.equal_to,
             source=new.source,
             copied_sha256=hash_rows(base_rows, copied),
-            may_repeat=[i for i, name in made_by.items() if name == "map" or not find_method(name).distinct],
+            may_repeat=sorted(repeated | set(new.repeats)),
             may_vanish="zero" in made_by.values(),
+            mapped=[i for i, name in made_by.items() if name == "map" and i not in trained],
         )
     return Expectation(
         rows=plan.rows,

@@ -177,7 +177,13 @@ class Plan:
         needs = {need for params in self.recipe.all_methods for need in find_method(params.name).needs}
         if "forward passes" not in needs and not self.recipe.runs_base:
             return 0
-        return 4 * sum(math.prod(ref.shape) for ref in self.inputs.base_index.tensors.values())
+        body = 4 * sum(math.prod(ref.shape) for ref in self.inputs.base_index.tensors.values())
+        if self.recipe.heal is None:
+            return body
+        # Rows, their gradient, two moments and the moves themselves, at both ends; then a batch.
+        tables = 2 * 4 * 6 * self.rows * self.inputs.layout.embedding.ref.shape[1]
+        bodies = 1 if self.inputs.teacher is None else 2
+        return bodies * body + tables + int(self.recipe.runtime.memory_gb * 1e9)
 
     @property
     def batch_size(self) -> int:

@@ -49,7 +49,7 @@ def judge_rows(plan: Plan, new: NewTensor) -> TensorQuality:
         old_shape=[] if tensor.name in plan.inputs.added else list(tensor.ref.shape),
         new_shape=list(new.data.shape),
         copied=sum(origin >= 0 and row in plan.match.target.tokens for row, origin in enumerate(source)),
-        made=source.count(MADE),
+        made=source.count(MADE) - len(set(new.healed) - set(made.ids if made else ())),
         made_by=dict(Counter(made.methods).most_common()) if made else {},
         padding=len(source) - len(plan.match.target),
         equal_to=new.equal_to,
@@ -59,6 +59,7 @@ def judge_rows(plan: Plan, new: NewTensor) -> TensorQuality:
         similarities=quantiles(torch.tensor([similarity for _, similarity in nearest.values()])),
         solver=_solver(made) if made and made.solver else None,
         worst=[_describe(plan, made, row, norms, nearest) for row in worst] if made else [],
+        healed=len(new.healed),
         note=new.note,
     )
 

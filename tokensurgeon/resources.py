@@ -194,6 +194,22 @@ class FileResources:
         """The base as a causal language model, float32; kept for the lm_head's turn."""
         return self._base_model[0]
 
+    def of_model(self, directory: Path) -> FileResources:
+        """The same with another model in the base's place.
+
+        Args:
+            directory: A checkpoint.
+
+        Returns:
+            Resources that share nothing with these.
+        """
+        return FileResources(self._rules, directory, self._device, self._trust_remote_code, self._seed)
+
+    def reload_body(self) -> PreTrainedModel:
+        """The base once more, whatever rows the one that was loaded before was given."""
+        self.__dict__.pop("_base_model", None)
+        return self.load_body()
+
     def load_base_tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer that came with the body."""
         return self._base_model[1]

@@ -69,7 +69,7 @@ class NewTensor:
     Attributes:
         tensor: Its counterpart in the base.
         data: Contents, in the base's dtype and the new shape.
-        source: For every row the base row it is a copy of, ``MADE`` or ``PADDING``.
+        source: For every row the base row it is a copy of, ``MADE`` (or trained) or ``PADDING``.
         made: Rows that methods made; None for a bias.
         tied: Whether the same rows serve as input embedding and lm_head, stored once or twice.
         equal_to: The tensor it is a copy of, before and after.
@@ -77,6 +77,8 @@ class NewTensor:
         anchors: Target ids of the anchors used, ascending.
         head_scale: What the made rows' distance to the mean row was multiplied with.
         note: What else to know.
+        healed: Target ids of the rows that training moved, ascending.
+        repeats: Those of the rows that trained that were copies of each other before, ascending.
     """
 
     tensor: VocabTensor
@@ -89,6 +91,8 @@ class NewTensor:
     anchors: list[int] = field(default_factory=list)
     head_scale: float = 1.0
     note: str = ""
+    healed: list[int] = field(default_factory=list)
+    repeats: list[int] = field(default_factory=list)
 
     @property
     def made_by(self) -> dict[int, str]:

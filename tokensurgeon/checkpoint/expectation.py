@@ -52,10 +52,11 @@ class VocabRows(_Part):
         shape: Shape.
         axis: The axis that counts tokens.
         equal_to: A tensor it must equal, or None.
-        source: For every row the base row it is a copy of, ``MADE`` or ``PADDING``.
+        source: For every row the base row it is a copy of, ``MADE`` (or trained) or ``PADDING``.
         copied_sha256: Of the copied rows' bytes, in row order, as they are in the base.
         may_repeat: Rows that may equal another row by design (methods that make equal rows).
         may_vanish: Whether made rows may be zero by design.
+        mapped: Rows that no method made: the user spelt them out in base tokens.
     """
 
     role: str
@@ -67,6 +68,7 @@ class VocabRows(_Part):
     copied_sha256: str
     may_repeat: list[int]
     may_vanish: bool
+    mapped: list[int] = []
 
 
 class Expectation(_Part):

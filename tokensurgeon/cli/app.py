@@ -22,6 +22,9 @@ from tokensurgeon.cli import (
     extend as extend_verb,
 )
 from tokensurgeon.cli import (
+    heal as heal_verb,
+)
+from tokensurgeon.cli import (
     inspect as inspect_verb,
 )
 from tokensurgeon.cli import (
@@ -74,6 +77,7 @@ app = typer.Typer(
 )
 app.command("run")(run_verb.run_recipe)
 app.command("transplant")(transplant_verb.transplant)
+app.command("heal")(heal_verb.heal)
 app.command("trim")(trim_verb.trim)
 app.command("extend")(extend_verb.extend)
 app.command("supertokens")(supertokens_verb.supertokens)

@@ -77,6 +77,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
         if plan.edited
         else [],
         "method": plan.method_names,
+        "heal": plan.recipe.heal.objective if plan.recipe.heal else None,
         "tied": inputs.layout.tied,
         "untied_bytes": plan.added_bytes,
         "parameters_before": plan.parameters_before,

@@ -54,7 +54,9 @@ def run_recipe(
     execute(load_recipe(recipe, with_options(overrides, work_dir, match_vocab_of)), dry_run, as_json, force)
 
 
-def with_options(overrides: list[str] | None, work_dir: Path | None, match_vocab_of: str | None) -> list[str]:
+def with_options(
+    overrides: list[str] | None, work_dir: Path | None, match_vocab_of: str | None = None
+) -> list[str]:
     """Overrides of a recipe with ``--work-dir`` and ``--match-vocab-of`` as more of them.
 
     Args:

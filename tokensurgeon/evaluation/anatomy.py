@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tokensurgeon.evaluation.boundaries import shared_ends
 from tokensurgeon.vocab.scripts import script_of_text
 
 if TYPE_CHECKING:
@@ -98,8 +99,7 @@ def find_anatomy(text: str, base: TextScore, output: TextScore, made: Set[int] |
     """
     if base.losses is None or output.losses is None:
         raise ValueError(f"{base.text}: scored without keep_losses")
-    ends = np.intersect1d(base.losses.ends, output.losses.ends)
-    ends = ends[ends > 0]  # a token of no text may end there
+    ends = shared_ends(base.losses.ends, output.losses.ends)
     sides = _Side(base, base.losses, ends), _Side(output, output.losses, ends)
     is_made = np.isin(sides[1].ids, list(made or ()))
     has_made = np.bincount(sides[1].chunk, weights=is_made) > 0

@@ -51,6 +51,20 @@ def token_ends(tokenizer: PreTrainedTokenizerFast, encoded: Encoded, data: bytes
     return ends
 
 
+def shared_ends(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where chunks end: byte positions at which a token ends in two tokenizations of a text.
+
+    Args:
+        one: Ends of the tokens of one.
+        other: Ends of the tokens of the other.
+
+    Returns:
+        Ascending, without position 0, where a token of no text may end.
+    """
+    ends = np.intersect1d(one, other)
+    return ends[ends > 0]
+
+
 def _spelling(tokenizer: PreTrainedTokenizerFast) -> dict[int, bytes]:
     """Bytes by token id; empty for a kind of tokenizer whose tokens cannot be read as bytes."""
     spec = json.loads(tokenizer.backend_tokenizer.to_str())

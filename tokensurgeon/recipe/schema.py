@@ -260,6 +260,53 @@ class NewRowRules(_Part):
     )
 
 
+class HealRules(_Part):
+    """Minutes of training after rows are made; the body stays as it is."""
+
+    objective: Literal["chunk_likelihood", "token_distillation", "ntp"] = Field(
+        "chunk_likelihood",
+        description="chunk_likelihood: the base's own probability of every stretch of text; "
+        "token_distillation: the base's own hidden states after new tokens; ntp: the next token",
+    )
+    corpus: tuple[str, ...] = Field(
+        (),
+        description="text, .jsonl (a `text` field) or .parquet files; without any the base writes the text",
+    )
+    texts: int = Field(
+        480, ge=2, description="how many the base writes as it pleases, where there is no corpus"
+    )
+    train: Literal["new", "vocabulary"] = Field(
+        "new", description="rows that methods made, or every row with a token"
+    )
+    steps: int = Field(200, ge=1, description="at most so many")
+    minutes: float = Field(30.0, gt=0, description="at most so long; whichever ends first")
+    batch_tokens: int = Field(4096, ge=1, description="tokens of a step")
+    learning_rate: float = Field(
+        0.02, gt=0, description="of the first step, in units of the spread that prior gives; falls to zero"
+    )
+    prior: float = Field(
+        0.35,
+        ge=0,
+        description="how far a row is thought to be off, in units of the base's rows; 0: any distance is "
+        "as likely as any other",
+    )
+    held_out: float = Field(0.1, gt=0, lt=1, description="share of the texts that says when to stop")
+    patience: int = Field(
+        3, ge=1, description="it stops after so many scores of held-out text without a gain; a run has ten"
+    )
+    alpha: float = Field(
+        1.0,
+        ge=0,
+        description="token_distillation: weight of the next-token loss, which alone teaches rows to write; 0 "
+        "leaves an lm_head as it is",
+    )
+    layer: int = Field(-1, description="token_distillation: whose hidden states; -1 is the last, 0 the rows")
+    checkpointing: bool = Field(False, description="compute activations twice instead of keeping them")
+    teacher: Ref | None = Field(
+        None, description="the base of an earlier transplant, when it is that transplant that is healed"
+    )
+
+
 class ReportRules(_Part):
     """What the report measures."""
 
@@ -296,6 +343,7 @@ class Recipe(_Part):
     )
     fallback: Fallback = Field(PiecesParams(), description="for tokens no method serves")
     new_rows: NewRowRules = NewRowRules()
+    heal: HealRules | None = Field(None, description="train what methods made, for minutes; null: do not")
     resources: ResourceRules = ResourceRules()
     anchors: Annotated[AnchorRules, BeforeValidator(_as_rules)] = AnchorRules()
     rows: Literal["target", "exact"] | RowMultiple | int = Field(
@@ -335,16 +383,17 @@ class Recipe(_Part):
 
     @property
     def runs_base(self) -> bool:
-        """Whether something is chosen by running the base."""
+        """Whether something is chosen, or learnt, by running the base."""
         chooses = isinstance(self.method, Auto) and self.method.calibrate is not False
-        return chooses or self.new_rows.head_scale == "auto" or self.new_rows.head_fit > 0
+        judged = self.new_rows.head_scale == "auto" or self.new_rows.head_fit > 0
+        return chooses or judged or self.heal is not None
 
     @property
     def may_choose_blindly(self) -> bool:
         """Whether a base that cannot be run is no reason to refuse the recipe."""
         rules = self.new_rows
         chooses = isinstance(self.method, Auto) and self.method.calibrate is None
-        return chooses and rules.head_scale != "auto" and not rules.head_fit
+        return chooses and rules.head_scale != "auto" and not rules.head_fit and self.heal is None
 
     @property
     def all_methods(self) -> tuple[AnyMethod, ...]:

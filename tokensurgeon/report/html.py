@@ -14,6 +14,7 @@ from tokensurgeon.report.summary import (
     change,
     count,
     decimal,
+    heal_sentence,
     made_by,
     main_tensor,
     overall_bits,
@@ -67,6 +68,7 @@ def render_html(report: Report) -> str:
         shape=shape,
         json=_json,
         solver=solver_sentence,
+        heal=heal_sentence,
         bars=_bars,
         signed=signed,
     )
@@ -167,6 +169,7 @@ def _plots(report: Report) -> dict[str, Any]:
     return {
         "origins": Markup(plots.origins_plot(report.origins)) if report.origins else None,
         "scores": Markup(plots.scores_plot(report.scores)) if report.scores else None,
+        "heal": Markup(plots.heal_plot(report.heal)) if report.heal and report.heal.losses else None,
         "norms": {
             tensor.name: Markup(plots.norms_plot(tensor))
             for tensor in report.tensors

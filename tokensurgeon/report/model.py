@@ -21,13 +21,13 @@ class InputModel(_Part):
     """One input directory.
 
     Attributes:
-        role: ``base``, ``target`` or ``donor``.
+        role: ``base``, ``target``, ``donor`` or ``teacher``.
         source: Path or hub id, as in the recipe.
         revision: Commit, for a hub id.
         files: SHA-256 by file name, of the files that were read.
     """
 
-    role: Literal["base", "target", "donor"]
+    role: Literal["base", "target", "donor", "teacher"]
     source: str
     revision: str | None
     files: dict[str, str]
@@ -248,6 +248,7 @@ class TensorQuality(_Part):
             the less a combination of anchors can say. None without a donor.
         solver: How made rows were solved for; None where there is nothing to solve.
         worst: Made rows with the largest residual, or the most unusual norm where there are no residuals.
+        healed: Rows that training moved, copied ones or made ones.
         note: What else a reader must know, such as how a bias was filled.
     """
 
@@ -268,6 +269,7 @@ class TensorQuality(_Part):
     similarities: Quantiles | None = None
     solver: Solver | None = None
     worst: list[TokenRow]
+    healed: int = 0
     note: str
 
 
@@ -469,6 +471,56 @@ class HiddenSummary(_Part):
     errors: list[HiddenErrors]
 
 
+class HeldOutScore(_Part):
+    """How held-out text was read at one time.
+
+    Attributes:
+        step: Steps made before.
+        bits_per_byte: Of the held-out text.
+    """
+
+    step: int
+    bits_per_byte: float
+
+
+class HealSummary(_Part):
+    """How rows were trained.
+
+    Attributes:
+        objective: ``chunk_likelihood``, ``token_distillation`` or ``ntp``.
+        train: ``new`` or ``vocabulary``.
+        corpus: Files that were read; empty where the base wrote the texts.
+        rows: Rows that trained, over all tensors.
+        texts: Texts they learnt from.
+        held_out_texts: Texts they were judged by.
+        tokens: The output's tokens in the texts they learnt from.
+        tokens_read: The same over all steps.
+        steps: Steps made.
+        best_step: Steps after which held-out text was read best, and whose rows were kept; 0 for none.
+        ended: By ``steps``, ``minutes``, ``patience`` or because it ``diverged``.
+        losses: The objective at each step.
+        held_out: Held-out text before, and every few steps.
+        before: Bits per byte of held-out text with the rows as they were made.
+        after: The same with the rows that were kept.
+    """
+
+    objective: str
+    train: str
+    corpus: list[str]
+    rows: int
+    texts: int
+    held_out_texts: int
+    tokens: int
+    tokens_read: int
+    steps: int
+    best_step: int
+    ended: str
+    losses: list[float]
+    held_out: list[HeldOutScore]
+    before: float
+    after: float
+
+
 class EditStep(_Part):
     """One edit of the target's tokenizer.
 
@@ -540,6 +592,7 @@ class Report(_Part):
         choice: How ``method: auto`` chose; None where the recipe names its method.
         edits: What was done to the target's tokenizer first; None without edits.
         hidden: How far off rows are, by shared tokens; None where none were hidden for this.
+        heal: How rows were trained; None where they were not.
         warnings: What to know before use.
     """
 
@@ -562,6 +615,7 @@ class Report(_Part):
     choice: ChoiceSummary | None = None
     edits: EditSummary | None = None
     hidden: HiddenSummary | None = None
+    heal: HealSummary | None = None
     warnings: list[Notice]
 
     @property

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from tokensurgeon.report.model import OriginCount, Quantiles, TensorQuality, TextScore
+from tokensurgeon.report.model import HealSummary, OriginCount, Quantiles, TensorQuality, TextScore
 from tokensurgeon.report.summary import count, decimal, show_token
 
 _BASE, _NEW = "#3b6ea8", "#d9822b"
@@ -135,6 +135,29 @@ def scores_plot(scores: list[TextScore]) -> str:
         _legend(axes)
 
     return _draw("scores", "Bits per byte, base against output", 1.1 + 0.5 * len(scores), paint)
+
+
+def heal_plot(heal: HealSummary) -> str:
+    """Held-out text and the objective by step, with the step marked whose rows were kept.
+
+    Args:
+        heal: One with at least one step.
+
+    Returns:
+        An ``svg`` element.
+    """
+
+    def paint(axes: Axes) -> None:
+        training = axes.twinx()
+        training.plot(range(1, len(heal.losses) + 1), heal.losses, color=_BASE, linewidth=0.8, alpha=0.5)
+        training.set_ylabel(heal.objective.replace("_", " "), color=_BASE)
+        bits = [score.bits_per_byte for score in heal.held_out]
+        axes.plot([score.step for score in heal.held_out], bits, color=_NEW, marker="o", markersize=3)
+        axes.axvline(heal.best_step, color="#30343b", linewidth=1, linestyle=":")
+        axes.set_ylabel("bits per byte, held out", color=_NEW)
+        axes.set_xlabel("step")
+
+    return _draw("heal", "Held-out text and training loss by step", 2.5, paint)
 
 
 def _density(axes: Axes, part: Quantiles, color: str, label: str | None) -> None:

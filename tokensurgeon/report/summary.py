@@ -9,6 +9,7 @@ import yaml
 
 from tokensurgeon.report.model import (
     EditSummary,
+    HealSummary,
     HiddenSummary,
     InputModel,
     Report,
@@ -158,6 +159,8 @@ def _rows_clause(report: Report) -> str:
     clause = f": {count(tensor.copied)} of {total} tokens have a base row, copied byte for byte"
     if tensor.made:
         clause += f"; {count(tensor.made)} rows were made by {_names(report, ' and ')}"
+    if tensor.healed:
+        clause += f"; {count(tensor.healed)} rows were trained"
     return clause
 
 
@@ -196,6 +199,22 @@ def _choice_rows(report: Report) -> list[tuple[str, str]]:
     return [("auto", f"lost on {count(report.choice.hidden)} hidden tokens: " + ", ".join(lost))]
 
 
+def heal_sentence(heal: HealSummary) -> str:
+    """What training gained.
+
+    Args:
+        heal: Of a finished run.
+
+    Returns:
+        Plain text on one line.
+    """
+    steps = f"{count(heal.steps)} steps, {count(heal.tokens_read)} tokens"
+    if not heal.best_step:
+        return f"{heal.objective}, {steps}: held-out text was not read better, rows are as they were made"
+    gain = f"{heal.before:.3f} -> {heal.after:.3f} bits per byte ({change(heal.before, heal.after)})"
+    return f"{heal.objective}, {steps}: held-out text {gain}, best after {count(heal.best_step)}"
+
+
 def _edit_rows(edits: EditSummary) -> list[tuple[str, str]]:
     rows = [(step.operation, f"{count(step.before)} -> {count(step.after)} tokens") for step in edits.steps]
     rows.append(("never reached", f"{count(edits.unreachable_before)} -> {count(edits.unreachable)} tokens"))
@@ -229,6 +248,7 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
             if tensor.equal_to is None
             for row in _tensor_rows(report, tensor)
         ),
+        *([("heal", heal_sentence(report.heal))] if report.heal is not None else []),
         *(_score_row(score) for score in report.scores),
         ("checks", f"{passed} of {len(report.checks)} passed"),
         ("warnings", f"{len(report.warnings)} ({codes})" if codes else "0"),

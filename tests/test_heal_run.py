@@ -1,0 +1,324 @@
+"""A run that heals: what moves, what may not, and what the output and its report say of it."""
+
+import filecmp
+import json
+import sys
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tokensurgeon import healing
+from tokensurgeon.batches import Batches
+from tokensurgeon.checkpoint.expectation import MADE, load_expectation
+from tokensurgeon.checkpoint.verify import verify_checkpoint
+from tokensurgeon.cli.app import main
+from tokensurgeon.errors import InputError, RecipeError
+from tokensurgeon.healing import heal_rows
+from tokensurgeon.parallel import Processes
+from tokensurgeon.pipeline import find_resources, preflight, run
+from tokensurgeon.plan import make_plan
+from tokensurgeon.recipe.load import build_recipe
+from tokensurgeon.recipe.schema import HealRules
+from tokensurgeon.report.html import render_html
+from tokensurgeon.report.summary import summary_rows
+from tokensurgeon.surgery import operate
+from tokensurgeon.training.heal import Healer
+
+TEXT = (
+    "The quick brown fox jumps over the lazy dog; the dog sleeps under the old oak tree. 1 22 333 4444. été\n"
+)
+QUICK = {"objective": "ntp", "steps": 4, "batch_tokens": 400, "learning_rate": 0.2, "held_out": 0.3}
+NAMES = ["model.embed_tokens.weight", "lm_head.weight"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "text.jsonl"
+    lines = [json.dumps({"text": TEXT[place:] + TEXT[:place]}) for place in range(0, 96, 4)]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def document(make_model, sentencepiece, byte_level, corpus):
+    """A recipe with rules of healing, or none."""
+
+    @cache
+    def model(kind):
+        return str(make_model(kind, sentencepiece, initializer_range=0.3))
+
+    def document(output, kind="llama", heal=None, **changes):
+        found = {"base": model(kind), "target": str(byte_level), "method": "gaussian", "output": str(output)}
+        rules = {} if heal is None else {"heal": {**QUICK, "corpus": [corpus], **heal}}
+        return {**found, "verify": {"forward": False}, **rules, **changes}
+
+    return document
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def plain(document, folder):
+    return run(build_recipe(document(folder / "plain")))
+
+
+@pytest.fixture(scope="module")
+def healed(document, folder):
+    return run(build_recipe(document(folder / "healed", heal={})))
+
+
+def weights(outcome):
+    return load_file(outcome.output / "model.safetensors")
+
+
+def made_rows(outcome, name):
+    source = load_expectation(outcome.output).vocab[name].source
+    return torch.tensor([origin == MADE for origin in source])
+
+
+class TestNewRows:
+    def test_only_made_rows_move(self, plain, healed):
+        before, after = weights(plain), weights(healed)
+        assert before.keys() == after.keys()
+        for name in before.keys() - set(NAMES):
+            assert before[name].equal(after[name])
+        for name in NAMES:
+            moved = (before[name] != after[name]).any(dim=1)
+            assert moved.any()
+            assert not (moved & ~made_rows(plain, name)).any()
+            assert made_rows(healed, name).equal(made_rows(plain, name))
+
+    def test_the_report_tells_what_was_gained(self, healed):
+        told = healed.report.heal
+        assert (told.objective, told.train, told.ended, told.steps) == ("ntp", "new", "steps", 4)
+        assert told.after < told.before
+        assert (told.held_out[0].bits_per_byte, told.held_out[0].step) == (told.before, 0)
+        assert len(told.losses) == 4
+        assert told.texts + told.held_out_texts == 24
+        assert told.rows == sum(tensor.made for tensor in healed.report.tensors)
+        assert "seconds" not in healed.report.model_dump_json()
+        assert dict(summary_rows(healed.report))["heal"].startswith("ntp, 4 steps, ")
+        page = render_html(healed.report)
+        assert 'aria-label="Held-out text and training loss by step"' in page
+        assert "How rows were healed" in page
+
+    def test_a_run_without_it_says_nothing_of_it(self, plain):
+        assert plain.report.heal is None
+        assert "heal" not in dict(summary_rows(plain.report))
+        assert "How rows were healed" not in render_html(plain.report)
+
+    def test_a_killed_run_writes_what_a_whole_one_writes(self, document, healed, tmp_path, monkeypatch):
+        changes = {"runtime": {"work_dir": str(tmp_path / "work")}}
+        recipe = build_recipe(document(tmp_path / "out", heal={}, **changes))
+        save = Healer._save
+
+        def die(self):
+            save(self)
+            if self._told.steps == 2:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Healer, "_save", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe)
+        assert len(list((tmp_path / "work").rglob("heal.safetensors"))) == 1
+        monkeypatch.setattr(Healer, "_save", save)
+        again = run(recipe)
+        assert not (tmp_path / "work").exists()
+        names = [path.name for path in healed.output.iterdir()]
+        _, different, errors = filecmp.cmpfiles(healed.output, again.output, names, shallow=False)
+        assert (different, errors) == ([], [])
+
+
+def test_all_rows_that_train_and_move_are_copies_no_more(document, plain, tmp_path):
+    outcome = run(build_recipe(document(tmp_path / "out", heal={"train": "vocabulary"})))
+    before, after = weights(plain), weights(outcome)
+    for name in NAMES:
+        moved = (before[name] != after[name]).any(dim=1)
+        assert (moved & ~made_rows(plain, name)).any()
+        assert made_rows(outcome, name).equal(moved | made_rows(plain, name))
+    for old, new in zip(plain.report.tensors, outcome.report.tensors, strict=True):
+        assert new.made == old.made
+        assert new.healed > new.made
+        assert new.copied < old.copied
+    assert all(check.passed for check in verify_checkpoint(outcome.output, forward=False).checks)
+
+
+class TestVerb:
+    def heal(self, monkeypatch, *words):
+        monkeypatch.setattr(sys, "argv", ["tokensurgeon", "heal", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0
+
+    def test_it_heals_what_was_made_before(self, document, plain, corpus, tmp_path, monkeypatch, capsys):
+        base = document("nowhere")["base"]
+        options = ["--objective", "ntp", "--corpus", corpus, "--steps", 3, "--minutes", 5, "--json"]
+        options += ["--set", "heal.learning_rate=0.2", "--set", "verify.forward=false"]
+        assert self.heal(monkeypatch, plain.output, base, tmp_path / "out", *options) == 0
+        report = json.loads(capsys.readouterr().out)["report"]
+        before, after = weights(plain), load_file(tmp_path / "out" / "model.safetensors")
+        for name in NAMES:
+            moved = (before[name] != after[name]).any(dim=1)
+            assert moved.any()
+            assert not (moved & ~made_rows(plain, name)).any()
+        told = report["heal"]
+        assert (told["objective"], told["steps"], told["corpus"]) == ("ntp", 3, [corpus])
+        assert report["recipe"]["heal"]["minutes"] == 5
+        assert {model["role"] for model in report["inputs"]} == {"base", "target", "teacher"}
+        expected = load_expectation(tmp_path / "out")
+        assert expected.made
+        assert expected.made <= load_expectation(plain.output).made
+
+    def test_a_directory_that_tells_nothing_of_its_rows_is_bad_input(
+        self, document, tmp_path, monkeypatch, capsys
+    ):
+        base = document("nowhere")["base"]
+        assert self.heal(monkeypatch, base, base, tmp_path / "out") == 3
+        told = capsys.readouterr().err
+        assert "no provenance.json" in told
+        assert "next: " in told
+
+    def test_nothing_is_healed_and_changed_at_once(self, document, plain, tmp_path):
+        heal = {"teacher": document("nowhere")["base"]}
+        recipe = build_recipe(document(tmp_path / "out", heal=heal))
+        with pytest.raises(RecipeError, match="healed as it is"):
+            preflight(recipe, False)
+        recipe = build_recipe(document(tmp_path / "out", heal={"corpus": [str(tmp_path / "gone.txt")]}))
+        with pytest.raises(InputError, match=r"gone\.txt"):
+            preflight(recipe, False)
+
+
+@pytest.fixture(scope="module")
+def made(document, folder):
+    """A function from rules of healing to its outcome, on rows that are made once."""
+    known = {}
+
+    def made(kind="llama-tied", **rules):
+        if kind not in known:
+            plan = make_plan(build_recipe(document(folder / "made", kind, heal={})))
+            resources = find_resources(plan)
+            known[kind] = plan, operate(plan, Batches(Processes()), resources), resources
+        plan, tensors, resources = known[kind]
+        heal = HealRules.model_validate(plan.recipe.heal.model_dump() | rules)
+        plan = replace(plan, recipe=plan.recipe.model_copy(update={"heal": heal}), notices=[])
+        return plan, tensors, heal_rows(plan, tensors, resources, Batches(Processes()), Processes())
+
+    return made
+
+
+OPTIONS = {
+    "objective": "chunk_likelihood",
+    "train": "vocabulary",
+    "steps": 3,
+    "minutes": 1e-9,
+    "batch_tokens": 100,
+    "learning_rate": 0.1,
+    "prior": 0.1,
+    "held_out": 0.5,
+}
+DISTIL = {"alpha": 0.0, "layer": 1}
+# These have tests of their own.
+OTHERS = {"corpus", "texts", "patience", "checkpointing", "teacher"}
+
+
+def outcome_of(given):
+    return [given[2].told.losses, given[2].told.held_out]
+
+
+def test_every_option_has_a_test():
+    assert set(HealRules.model_fields) == {*OPTIONS, *DISTIL, *OTHERS}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_no_option_is_ignored(option, made):
+    assert outcome_of(made(**{option: OPTIONS[option]})) != outcome_of(made())
+
+
+@pytest.mark.parametrize("option", DISTIL)
+def test_no_option_of_token_distillation_is_ignored(option, made):
+    distil = {"objective": "token_distillation"}
+    assert outcome_of(made(**distil, **{option: DISTIL[option]})) != outcome_of(made(**distil))
+
+
+def test_checkpointing_changes_no_figure(made, monkeypatch):
+    called = []
+    checkpoint = healing.Body.checkpoint
+    monkeypatch.setattr(healing.Body, "checkpoint", lambda self: called.append(0) or checkpoint(self))
+    whole, again = outcome_of(made()), outcome_of(made(checkpointing=True))
+    assert called == [0]
+    assert whole == again
+
+
+@pytest.mark.parametrize("kind", ["llama-tied", "gemma3", "gpt2", "phi", "granite"])
+def test_every_kind_of_model_reads_as_its_files_will(kind, made):
+    from tokensurgeon.adjust import _install
+    from tokensurgeon.training.objectives import Body, NextToken
+
+    plan, _, found = made(kind)
+    model = find_resources(plan).load_body()
+    _install(model, found.tensors)
+    if model.get_output_embeddings().bias is not None:
+        assert kind == "phi"
+    texts = healing._Texts(plan, find_resources(plan), [], 4096).read()
+    _, held_out = healing._divide(texts, plan.recipe.heal, 0)
+    nats = sum(float(NextToken().loss(Body(model), {}, [text])) for text in held_out)
+    size = sum(text.bytes for text in held_out)
+    assert found.told.after == pytest.approx(nats / size / 0.6931472, rel=1e-5)
+
+
+def test_the_base_writes_where_there_is_no_corpus(made):
+    few, more = (made(corpus=(), texts=count)[2] for count in (6, 9))
+    assert few.texts + few.held_out < more.texts + more.held_out
+    assert few.told.steps == 4
+
+
+def test_rows_that_gain_nothing_stay_and_the_notice_says_why(made):
+    plan, tensors, found = made(learning_rate=1e4)
+    assert [new.data.equal(old.data) for new, old in zip(found.tensors, tensors, strict=True)] == [True]
+    assert [notice.code for notice in plan.notices] == ["TS025", "TS026"]
+    assert "heal left rows as they were: held-out text takes" in found.tensors[0].note
+    assert found.tensors[0].source == tensors[0].source
+
+
+def test_a_layer_that_is_not_there_is_refused(made):
+    with pytest.raises(RecipeError, match=r"heal\.layer: 3\n.*0 to 2"):
+        made(objective="token_distillation", layer=3)
+
+
+def test_where_no_row_was_made_there_is_nothing_to_heal(document, tmp_path):
+    given = document(tmp_path / "out", heal={})
+    given["target"] = given["base"]
+    plan = make_plan(build_recipe({**given, "method": "pieces"}))
+    resources = find_resources(plan)
+    tensors = operate(plan, Batches(Processes()), resources)
+    found = heal_rows(plan, tensors, resources, Batches(Processes()), Processes())
+    assert found.told is None
+    assert [notice.text for notice in plan.notices] == ["healing changed nothing: no row was made"]
+
+
+def test_rows_that_the_user_spelt_out_stay(document, tmp_path):
+    given = document(tmp_path / "out", "llama-tied", heal={}, anchors={"map": {"<file_sep>": "the dog"}})
+    plan = make_plan(build_recipe(given))
+    index = next(token.id for token in plan.match.target if token.content == "<file_sep>")
+    resources = find_resources(plan)
+    tensors = operate(plan, Batches(Processes()), resources)
+    found = heal_rows(plan, tensors, resources, Batches(Processes()), Processes())
+    assert found.told.best_step
+    assert tensors[0].made_by[index] == "map"
+    assert found.tensors[0].data[index].equal(tensors[0].data[index])
+    assert index not in found.tensors[0].healed
+
+
+def test_rows_that_were_alike_may_stay_alike(document, tmp_path):
+    given = document(tmp_path / "out", "llama-tied", heal={}, method="mean")
+    plan = make_plan(build_recipe(given))
+    resources = find_resources(plan)
+    tensors = operate(plan, Batches(Processes()), resources)
+    found = heal_rows(plan, tensors, resources, Batches(Processes()), Processes())
+    assert found.tensors[0].repeats == tensors[0].made.ids

@@ -1,0 +1,441 @@
+"""Made rows trained through the base's frozen body: what trains, on which texts, and what came of it.
+
+The teacher is the base with its own tokenizer, and so is whoever writes the texts where the recipe brings
+none. Of a transplant that is healed as it is, the teacher is the base of that transplant.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokensurgeon.adjust import load_target_tokenizer
+from tokensurgeon.batches import Batches
+from tokensurgeon.checkpoint.expectation import MADE, load_expectation, row_digests
+from tokensurgeon.checkpoint.layout import TensorRole
+from tokensurgeon.checkpoint.reader import map_tensor
+from tokensurgeon.console import logger
+from tokensurgeon.errors import InputError, RecipeError
+from tokensurgeon.evaluation.boundaries import shared_ends, token_ends
+from tokensurgeon.evaluation.windows import encode, find_bos
+from tokensurgeon.lessons import healing_texts
+from tokensurgeon.notices import Notice
+from tokensurgeon.parallel import Processes
+from tokensurgeon.plan import Plan
+from tokensurgeon.recipe.schema import HealRules
+from tokensurgeon.resources import FileResources
+from tokensurgeon.rows import NewTensor, spread_root
+from tokensurgeon.training.corpus import check_corpus, read_pieces
+from tokensurgeon.training.heal import Healed, Healer, Settings, Table, fingerprint
+from tokensurgeon.training.objectives import (
+    Body,
+    ChunkLikelihood,
+    Example,
+    NextToken,
+    Objective,
+    TokenDistillation,
+)
+from tokensurgeon.vocab.vocabulary import load_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Logits, their gradient and the softmax between them.
+_BYTES_A_LOGIT = 12
+_LEAST_PART, _MOST_PART = 64, 2048
+
+
+@dataclass(frozen=True)
+class Healing:
+    """Vocabulary tensors after training.
+
+    Attributes:
+        tensors: All of them, in their order.
+        told: How training went; None where there was nothing to train, or to train on.
+        rows: Rows that trained, over all tensors.
+        texts: Texts to learn from.
+        held_out: Texts to judge by.
+        tokens: Tokens of the output in the texts to learn from.
+    """
+
+    tensors: list[NewTensor]
+    told: Healed | None = None
+    rows: int = 0
+    texts: int = 0
+    held_out: int = 0
+    tokens: int = 0
+
+
+def check_healing(plan: Plan) -> None:
+    """Refuse what would fail after rows are made.
+
+    Args:
+        plan: A plan whose recipe may heal.
+
+    Raises:
+        InputError: The corpus cannot be read, or an earlier transplant does not say what was made in it.
+        RecipeError: A transplant is to be healed and changed at once.
+    """
+    rules = plan.recipe.heal
+    if rules is None:
+        return
+    check_corpus([Path(path).expanduser() for path in rules.corpus])
+    if any(tensor.role is TensorRole.PER_LAYER for tensor in plan.inputs.layout.tensors):
+        raise InputError("heal, for a base with a per-layer table", "a base that can be run with other rows")
+    if plan.inputs.teacher is None:
+        return
+    if not plan.is_identity or plan.recipe.untie:
+        raise RecipeError(
+            "heal.teacher, and another tokenizer or table for the base",
+            "the base's own tokenizer as the target: an earlier transplant is healed as it is",
+        )
+    if load_expectation(plan.inputs.base) is None:
+        raise InputError(
+            f"{plan.inputs.base}: no provenance.json, which tells the rows that were made",
+            "an output of tokensurgeon",
+            "name the model that was transplanted, or transplant it first",
+        )
+
+
+def heal_rows(
+    plan: Plan,
+    tensors: list[NewTensor],
+    resources: FileResources,
+    batches: Batches,
+    processes: Processes,
+) -> Healing:
+    """Train rows as the recipe says.
+
+    Args:
+        plan: What to do.
+        tensors: All vocabulary tensors, with their rows made.
+        resources: Where the base's body is.
+        batches: Where the state is kept.
+        processes: Who takes part.
+
+    Returns:
+        The tensors, those that moved with new contents; all as they were where training gained nothing.
+
+    Raises:
+        InputError: There is no text, the body cannot be run, or it has no such layer.
+    """
+    rules = plan.recipe.heal
+    if rules is None:
+        return Healing(tensors)
+    free = {new.tensor.name: _free_ids(plan, new) for new in tensors if _may_train(plan, new)}
+    free = {name: ids for name, ids in free.items() if ids}
+    if not free:
+        return _unchanged(plan, tensors, "no row was made")
+    student = Body(resources.reload_body(), rules.layer)
+    teachers, teacher = _find_teacher(plan, resources, student)
+    _refuse_missing_layer(rules, student)
+    trained = sorted({index for ids in free.values() for index in ids})
+    texts = _Texts(plan, teachers, trained, min(map(_limit, (student, teacher))))
+    examples, held_out = _divide(texts.read(), rules, plan.recipe.runtime.seed)
+    if rules.objective == "token_distillation":
+        examples = [example for example in examples if len(example.places)]
+    if not examples or not held_out:
+        return _unchanged(plan, tensors, "too few texts, or none with a new token")
+    if rules.checkpointing:
+        student.checkpoint()
+    tables, fixed = _tables(plan, tensors, free, student)
+    settings = _settings(plan, max(len(new.data) for new in tensors))
+    folder = None
+    if plan.recipe.runtime.work_dir is not None:
+        facts = (rules, settings, resources.digest, teachers.digest, torch.__version__)
+        folder = batches.folder(f"heal-{fingerprint(tables, [*examples, *held_out], facts)}")
+    count = sum(map(len, free.values()))
+    logger.info("Healing %d rows by %s on %d texts", count, rules.objective, len(examples))
+    healer = Healer(student, tables, fixed, _objective(rules, teacher), settings, processes, folder)
+    told = healer.train(examples, held_out)
+    if told.ended == "diverged":
+        plan.notices.append(Notice("TS025", f"after {told.steps} steps"))
+    if told.best_step:
+        rows = dict(zip(free, tables, strict=True))
+        healed = _follow_twins([_healed(plan, new, rows.get(new.tensor.name), told) for new in tensors])
+    else:
+        healed = _unchanged(plan, tensors, _gain(told)).tensors
+    return Healing(
+        tensors=healed,
+        told=told,
+        rows=count,
+        texts=len(examples),
+        held_out=len(held_out),
+        tokens=sum(len(example.ids) for example in examples),
+    )
+
+
+def _unchanged(plan: Plan, tensors: list[NewTensor], why: str) -> Healing:
+    plan.notices.append(Notice("TS026", why))
+    note = f"heal left rows as they were: {why}"
+    return Healing(
+        [replace(new, note=_join(new.note, note)) if _may_train(plan, new) else new for new in tensors]
+    )
+
+
+def _join(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
+
+
+def _gain(told: Healed) -> str:
+    """What held-out text says."""
+    best = min(bits for _, bits in told.held_out[1:]) if told.held_out[1:] else told.before
+    return f"held-out text takes {told.before:.3f} bits per byte before, {best:.3f} after"
+
+
+def _may_train(plan: Plan, new: NewTensor) -> bool:
+    """Whether a tensor is one of the two ends, and no copy."""
+    ends = (plan.inputs.layout.embedding.name, plan.inputs.layout.head.name)
+    return new.equal_to is None and new.tensor.name in ends
+
+
+def _free_ids(plan: Plan, new: NewTensor) -> list[int]:
+    """Target ids of the rows that train, ascending."""
+    rules = plan.recipe.heal
+    assert rules is not None
+    if rules.train == "vocabulary":
+        return sorted(plan.match.target.tokens)
+    made = {index for index, method in new.made_by.items() if method != "map"}
+    if plan.inputs.teacher is not None:
+        earlier = load_expectation(plan.inputs.base)
+        assert earlier is not None, "refused before"
+        known = earlier.vocab[new.tensor.name]
+        made |= {index for index, origin in enumerate(known.source) if origin == MADE} - set(known.mapped)
+    return sorted(made)
+
+
+def _find_teacher(plan: Plan, resources: FileResources, student: Body) -> tuple[FileResources, Body]:
+    """What the teacher's tokenizer and texts come from, and its body."""
+    rules, place = plan.recipe.heal, plan.inputs.teacher
+    assert rules is not None
+    if place is None:
+        return resources, student
+    theirs = resources.of_model(place)
+    return theirs, Body(theirs.load_body(), rules.layer)
+
+
+def _limit(body: Body) -> int:
+    """Tokens that a model can read at once."""
+    limit: int | None = getattr(body.model.config.get_text_config(), "max_position_embeddings", None)
+    return limit or 1 << 30
+
+
+def _refuse_missing_layer(rules: HealRules, student: Body) -> None:
+    layers = student.model.config.get_text_config().num_hidden_layers
+    if not -layers - 1 <= rules.layer <= layers:
+        raise RecipeError(
+            f"heal.layer: {rules.layer}", f"0 to {layers}, or counted from the end, -1 the last"
+        )
+
+
+def _objective(rules: HealRules, teacher: Body) -> Objective:
+    if rules.objective == "ntp":
+        return NextToken()
+    if rules.objective == "chunk_likelihood":
+        return ChunkLikelihood(teacher)
+    return TokenDistillation(teacher, rules.alpha)
+
+
+def _settings(plan: Plan, rows: int) -> Settings:
+    rules, runtime = plan.recipe.heal, plan.recipe.runtime
+    assert rules is not None
+    fitting = int(runtime.memory_gb * 1e9 / (_BYTES_A_LOGIT * rows))
+    return Settings(
+        steps=rules.steps,
+        minutes=rules.minutes,
+        batch_tokens=rules.batch_tokens,
+        part_tokens=max(_LEAST_PART, min(_MOST_PART, fitting)),
+        learning_rate=rules.learning_rate,
+        patience=rules.patience,
+        seed=runtime.seed,
+    )
+
+
+class _Texts:
+    """Texts as student and teacher read them.
+
+    Args:
+        plan: A transplant that is to be healed.
+        teachers: Where the teacher is.
+        trained: Target ids whose rows train.
+        longest: Tokens that both models can read at once.
+    """
+
+    def __init__(self, plan: Plan, teachers: FileResources, trained: list[int], longest: int) -> None:
+        self._plan = plan
+        self._teachers = teachers
+        self._trained = trained
+        self._student_tokenizer = load_target_tokenizer(plan)
+        self._longest = longest
+
+    def read(self) -> list[Example]:
+        """As many as all steps together can read."""
+        rules = self._plan.recipe.heal
+        assert rules is not None
+        wanted = rules.steps * rules.batch_tokens / (1 - rules.held_out)
+        examples: list[Example] = []
+        skipped, tokens = 0, 0
+        for number, text in enumerate(self._find()):
+            example = self._example(f"text {number}", text)
+            if len(example.ids) < 2 or max(len(example.ids), len(example.teacher_ids)) > self._longest:
+                skipped += 1
+                continue
+            examples.append(example)
+            tokens += len(example.ids)
+            if tokens >= wanted:
+                break
+        if skipped:
+            logger.warning("heal: %d texts have too few tokens, or too many for the model", skipped)
+        return examples
+
+    def _find(self) -> Iterator[str]:
+        rules = self._plan.recipe.heal
+        assert rules is not None
+        if rules.corpus:
+            return read_pieces([Path(path).expanduser() for path in rules.corpus])
+        place = self._plan.inputs.teacher
+        base = self._plan.match.base if place is None else load_vocabulary(place)
+        return iter(healing_texts(self._plan, self._teachers, base.tokens, rules.texts).values())
+
+    def _example(self, name: str, text: str) -> Example:
+        ids, ends, opened = _read(self._student_tokenizer, name, text)
+        other_ids, other_ends, other_opened = _read(self._teachers.load_base_tokenizer(), name, text)
+        shared = shared_ends(ends, other_ends)
+        chunks, other_chunks = (np.searchsorted(shared, part) for part in (ends, other_ends))
+        # Without a token before it, nobody predicts the first.
+        unpredicted = {
+            int(part[0]) for part, known in ((chunks, opened), (other_chunks, other_opened)) if not known
+        }
+        chunks, other_chunks = (_renumber(part, unpredicted) for part in (chunks, other_chunks))
+        # The last of several tokens that end there.
+        places = np.searchsorted(ends, shared, side="right") - 1
+        other_places = np.searchsorted(other_ends, shared, side="right") - 1
+        first = np.flatnonzero(np.isin(ids[opened:], self._trained))
+        later = places >= (first[0] if len(first) else len(ends))
+        return Example(
+            ids=torch.tensor(ids),
+            teacher_ids=torch.tensor(other_ids),
+            chunks=torch.from_numpy(chunks if opened else chunks[1:]),
+            teacher_chunks=torch.from_numpy(other_chunks if other_opened else other_chunks[1:]),
+            places=torch.from_numpy(places[later]) + opened,
+            teacher_places=torch.from_numpy(other_places[later]) + other_opened,
+            bytes=int(ends[-1]) - (0 if opened else int(ends[0])),
+        )
+
+
+def _read(
+    tokenizer: PreTrainedTokenizerFast, name: str, text: str
+) -> tuple[list[int], NDArray[np.int64], bool]:
+    """Tokens with what opens a text, where each of the others ends, and whether anything opens it."""
+    encoded = encode(tokenizer, name, text)
+    start = find_bos(tokenizer)
+    ends = token_ends(tokenizer, encoded, text.encode())
+    return ([] if start is None else [start]) + encoded.ids, ends, start is not None
+
+
+def _renumber(chunks: NDArray[np.int64], unpredicted: set[int]) -> NDArray[np.int64]:
+    """Chunks counted from 0 without those that are not predicted as a whole, which become -1."""
+    first = 1 + max(unpredicted, default=-1)
+    return np.where(chunks < first, -1, chunks - first)
+
+
+def _divide(examples: list[Example], rules: HealRules, seed: int) -> tuple[list[Example], list[Example]]:
+    """Texts to learn from, and texts to judge by."""
+    if len(examples) < 2:
+        return examples, []
+    count = min(max(round(rules.held_out * len(examples)), 1), len(examples) - 1)
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen = set(order[:count])
+    return (
+        [example for place, example in enumerate(examples) if place not in chosen],
+        [examples[place] for place in sorted(chosen)],
+    )
+
+
+def _tables(
+    plan: Plan, tensors: list[NewTensor], free: dict[str, list[int]], student: Body
+) -> tuple[list[Table], dict[str, Tensor]]:
+    """What trains, and what else the body needs to read and write the new tokens."""
+    rules, layout = plan.recipe.heal, plan.inputs.layout
+    assert rules is not None
+    model, device = student.model, student.device
+    writes = model.get_output_embeddings()
+    reading, writing = (f"{_name_of(model, end)}.weight" for end in (model.get_input_embeddings(), writes))
+    by_name = {new.tensor.name: new for new in tensors}
+    head = by_name[layout.head.name]
+    places = {layout.embedding.name: (reading,)}
+    owner = head.equal_to or head.tensor.name
+    places[owner] = (*places.get(owner, ()), writing)
+    tables: list[Table] = []
+    fixed: dict[str, Tensor] = {}
+    for name, names in places.items():
+        new = by_name[name]
+        rows = new.data.to(device, torch.float32)
+        if name in free:
+            ids = torch.tensor(free[name], device=device)
+            tables.append(Table(names, rows, ids, _root(plan, new, rules.prior, device), new.data.dtype))
+        else:
+            fixed |= dict.fromkeys(names, rows)
+    for new in tensors:
+        if new.tensor.role is TensorRole.BIAS and getattr(writes, "bias", None) is not None:
+            fixed[f"{_name_of(model, writes)}.bias"] = new.data.to(device, torch.float32).flatten()
+    return tables, fixed
+
+
+def _name_of(model: Any, module: Any) -> str:  # noqa: ANN401 - modules of transformers
+    return next(str(name) for name, part in model.named_modules() if part is module)
+
+
+def _root(plan: Plan, new: NewTensor, prior: float, device: torch.device) -> Tensor | float:
+    """What moves are multiplied with: the spread of the base's rows, in each direction or on average."""
+    base = map_tensor(new.tensor.ref)
+    root = spread_root(base, torch.tensor([i for i in plan.match.base.tokens if i < len(base)]))
+    if prior:
+        return (prior * root).to(device, torch.float32)
+    return float(root.square().sum().div(len(root)).sqrt())
+
+
+def _healed(plan: Plan, new: NewTensor, table: Table | None, told: Healed) -> NewTensor:
+    """A tensor with its trained rows, and what has to be said of them."""
+    if table is None:
+        return new
+    ids = table.free.tolist()
+    data = new.data.clone()
+    data[ids] = table.rows().detach().to("cpu", data.dtype)
+    moved = [ids[at] for at in (data[ids] != new.data[ids]).any(dim=1).nonzero()[:, 0].tolist()]
+    source = list(new.source)
+    for index in moved:
+        source[index] = MADE
+    digests = list(row_digests(new.data, ids))
+    counts = Counter(digests)
+    rules = plan.recipe.heal
+    assert rules is not None
+    note = f"heal ({rules.objective}) moved {len(moved):,} rows: {_gain(told)}"
+    return replace(
+        new,
+        data=data,
+        source=source,
+        healed=moved,
+        repeats=[index for index, digest in zip(ids, digests, strict=True) if counts[digest] > 1],
+        note=_join(new.note, note),
+    )
+
+
+def _follow_twins(tensors: list[NewTensor]) -> list[NewTensor]:
+    """Copies of another tensor take its contents, and what is known of them."""
+    by_name = {new.tensor.name: new for new in tensors}
+    found = []
+    for new in tensors:
+        twin = by_name.get(new.equal_to or "")
+        if twin is not None:
+            new = replace(new, data=twin.data, source=twin.source, healed=twin.healed, repeats=twin.repeats)
+        found.append(new)
+    return found

@@ -1,0 +1,275 @@
+"""What a transplant is trained for: the next token, or what its base makes of the same text.
+
+*Chunks* are the stretches of text between two neighbouring places where a token ends in both tokenizations.
+
+- B. Minixhofer et al., "Cross-Tokenizer Distillation via Approximate Likelihood Matching", arXiv:2503.20083:
+  the student shall give every chunk the probability that the teacher gives it.
+- K. Dobler et al., "Token Distillation: Attention-Aware Input Embeddings for New Tokens", arXiv:2505.20133:
+  after a new token the student's hidden states shall be those of the teacher after its pieces.
+
+A teacher reads each text once, alone: what it says does not depend on the texts beside it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
+
+_TEMPERATURE = 100.0
+# Log-probabilities stay this far below 0 after division by the temperature.
+_MARGIN = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One text as student and teacher read it.
+
+    Attributes:
+        ids: ``(n,)`` int64 tokens of the student, first what opens a text, if anything does.
+        teacher_ids: ``(m,)`` int64 tokens of the teacher.
+        chunks: ``(n - 1,)`` int64 chunk that each predicted token lies in; -1 for a chunk that is not
+            predicted as a whole.
+        teacher_chunks: ``(m - 1,)`` int64, the same of the teacher's tokens.
+        places: ``(a,)`` int64 tokens of the student after which its states are compared.
+        teacher_places: ``(a,)`` int64 tokens of the teacher that end where those do.
+        bytes: Length of the text that the predicted tokens of the student stand for.
+    """
+
+    ids: Tensor
+    teacher_ids: Tensor
+    chunks: Tensor
+    teacher_chunks: Tensor
+    places: Tensor
+    teacher_places: Tensor
+    bytes: int
+
+
+class Body:
+    """A causal language model that reads texts with tables it is given, in bfloat16 on a GPU.
+
+    Args:
+        model: Of transformers; frozen here, and put in evaluation mode.
+        layer: Whose hidden states it tells; -1 for the last.
+    """
+
+    def __init__(self, model: Any, layer: int = -1) -> None:  # noqa: ANN401 - a model of transformers
+        self.model = model.eval().requires_grad_(False)
+        # Its id need not be in another vocabulary.
+        model.get_input_embeddings().padding_idx = None
+        self._layer = layer
+        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        device: torch.device = self.model.device
+        return device
+
+    def checkpoint(self) -> None:
+        """Compute the activations of a layer again when they are needed, instead of keeping them."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        # Transformers does that in training mode only, with dropout.
+        for module in self.model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+
+    def logits(self, texts: Sequence[Tensor], tables: Mapping[str, Tensor]) -> Tensor:
+        """Read texts.
+
+        Args:
+            texts: ``(n,)`` int64 tokens of each.
+            tables: Parameters to use instead of the model's own, by name.
+
+        Returns:
+            ``(texts, longest - 1, V)`` float32 logits of every token but the first.
+        """
+        logits: Tensor = self._read([ids[:-1] for ids in texts], tables).logits
+        return logits.float()
+
+    def states(
+        self, texts: Sequence[Tensor], tables: Mapping[str, Tensor], logits: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Read texts, and look inside.
+
+        Args:
+            texts: ``(n,)`` int64 tokens of each.
+            tables: Parameters to use instead of the model's own, by name.
+            logits: Whether they are needed, too.
+
+        Returns:
+            ``(texts, longest, d)`` hidden states, and float32 logits of every token but the first or None.
+        """
+        keep = {"logits_to_keep": 1} if self._keeps and not logits else {}
+        told = self._read(texts, tables, output_hidden_states=True, **keep)
+        return told.hidden_states[self._layer], told.logits[:, :-1].float() if logits else None
+
+    def _read(self, texts: Sequence[Tensor], tables: Mapping[str, Tensor], **options: Any) -> Any:  # noqa: ANN401
+        # On the right, where no real position of a causal model can see it.
+        ids = pad_sequence(list(texts), batch_first=True).to(self.device)
+        mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True).to(self.device)
+        given = {"input_ids": ids, "attention_mask": mask, "use_cache": False, **options}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            return functional_call(self.model, dict(tables), (), given, tie_weights=False)
+
+
+class Objective(Protocol):
+    """A loss that is a sum over what a text holds."""
+
+    def items(self, example: Example) -> int:
+        """Number of summands that a text has."""
+
+    def loss(self, student: Body, tables: Mapping[str, Tensor], examples: Sequence[Example]) -> Tensor:
+        """The loss of some texts, summed.
+
+        Args:
+            student: Reads with the tables.
+            tables: Its vocabulary tensors by name.
+            examples: At least one.
+
+        Returns:
+            A float32 number.
+        """
+
+
+class NextToken:
+    """Surprise at the next token, in nats."""
+
+    def items(self, example: Example) -> int:
+        """Number of summands that a text has."""
+        return len(example.ids) - 1
+
+    def loss(self, student: Body, tables: Mapping[str, Tensor], examples: Sequence[Example]) -> Tensor:
+        """The loss of some texts, summed."""
+        texts = [example.ids for example in examples]
+        return token_losses(student.logits(texts, tables), texts).sum()
+
+
+class ChunkLikelihood:
+    """How far the student's probability of a chunk is from the teacher's.
+
+    Args:
+        teacher: Reads with its own tables.
+    """
+
+    def __init__(self, teacher: Body) -> None:
+        self._teacher = teacher
+        self._known: dict[Example, Tensor] = {}
+
+    def items(self, example: Example) -> int:
+        """Number of summands that a text has."""
+        return int(example.chunks.max()) + 1 if len(example.chunks) else 0
+
+    def loss(self, student: Body, tables: Mapping[str, Tensor], examples: Sequence[Example]) -> Tensor:
+        """The loss of some texts, summed."""
+        texts = [example.ids for example in examples]
+        losses = token_losses(student.logits(texts, tables), texts)
+        parts = []
+        for row, example in enumerate(examples):
+            ours = _by_chunk(-losses[row, : len(example.chunks)], example.chunks, self.items(example))
+            parts.append(chunk_losses(ours, self._ask(example)).sum())
+        return torch.stack(parts).sum()
+
+    @torch.no_grad()
+    def _ask(self, example: Example) -> Tensor:
+        """``(c,)`` log-probabilities of the chunks by the teacher."""
+        if example not in self._known:
+            texts = [example.teacher_ids]
+            losses = token_losses(self._teacher.logits(texts, {}), texts)[0]
+            self._known[example] = _by_chunk(-losses, example.teacher_chunks, self.items(example))
+        return self._known[example]
+
+
+class TokenDistillation:
+    """Squared distance of the student's states to the teacher's, 1 for states that are all zero.
+
+    The states compared are those of a text from its first trained token on, wherever both have read the same.
+
+    Args:
+        teacher: Reads with its own tables.
+        alpha: Weight of the next-token loss, which counts as much as the distance at 1, whatever its size.
+    """
+
+    def __init__(self, teacher: Body, alpha: float) -> None:
+        self._teacher = teacher
+        self._alpha = alpha
+        self._known: dict[Example, Tensor] = {}
+
+    def items(self, example: Example) -> int:
+        """Number of summands that a text has."""
+        return len(example.places)
+
+    def loss(self, student: Body, tables: Mapping[str, Tensor], examples: Sequence[Example]) -> Tensor:
+        """The loss of some texts, summed."""
+        texts = [example.ids for example in examples]
+        states, logits = student.states(texts, tables, logits=self._alpha > 0)
+        parts = []
+        for row, example in enumerate(examples):
+            wanted = self._ask(example).to(states.device, torch.float32)
+            missed = states[row, example.places.to(states.device)].float() - wanted
+            parts.append(missed.square().sum() / wanted.square().mean(dim=0).sum().clamp(min=1e-12))
+        distance = torch.stack(parts).sum()
+        if logits is None:
+            return distance
+        surprise = token_losses(logits, texts).sum()
+        return distance + self._alpha * surprise * (distance / surprise).detach()
+
+    @torch.no_grad()
+    def _ask(self, example: Example) -> Tensor:
+        """``(a, d)`` states of the teacher, kept in main memory as they come."""
+        if example not in self._known:
+            states = self._teacher.states([example.teacher_ids], {}, logits=False)[0][0]
+            self._known[example] = states[example.teacher_places.to(states.device)].cpu()
+        return self._known[example]
+
+
+def token_losses(logits: Tensor, texts: Sequence[Tensor]) -> Tensor:
+    """Surprise at each token.
+
+    Args:
+        logits: ``(texts, longest - 1, V)`` float32.
+        texts: ``(n,)`` int64 tokens of each; the first is not predicted.
+
+    Returns:
+        ``(texts, longest - 1)`` nats, 0 where a text has ended.
+    """
+    following = pad_sequence([ids[1:] for ids in texts], batch_first=True, padding_value=-100)
+    labels = following.to(logits.device)
+    return cross_entropy(logits.mT, labels, reduction="none", ignore_index=-100)
+
+
+def chunk_losses(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Binary cross-entropy of tempered chunk probabilities, less what no student can do without.
+
+    Both are ``p ** (1 / tau)``, tau 100 as in the paper. The teacher's entropy, a constant, is left out, so
+    that 0 is the best there is, and the loss is multiplied with tau, so that its gradient by ``log p`` is of
+    the size that a next-token loss has.
+
+    Args:
+        ours: ``(c,)`` log-probabilities of the student.
+        theirs: ``(c,)`` log-probabilities of the teacher.
+
+    Returns:
+        ``(c,)`` losses.
+    """
+    student, teacher = (part.clamp(max=0) / _TEMPERATURE - _MARGIN for part in (ours, theirs))
+    other_student, other_teacher = ((-part.expm1()).log() for part in (student, teacher))
+    likely = teacher.exp()
+    return _TEMPERATURE * (likely * (teacher - student) - teacher.expm1() * (other_teacher - other_student))
+
+
+def _by_chunk(values: Tensor, chunks: Tensor, count: int) -> Tensor:
+    """``(count,)`` sums of ``(n,)`` values by their chunk; those of no chunk are left out."""
+    places = chunks.to(values.device)
+    kept = places >= 0
+    return values.new_zeros(count).index_add(0, places[kept], values[kept])
