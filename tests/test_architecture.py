@@ -39,7 +39,7 @@ ARROWS = {
     "rows": {"checkpoint", "methods"},
     "adjust": {"plan", "rows", "resources", "lessons", "checkpoint", "evaluation", "solvers", "vocab"},
     "healing": {"plan", "rows", "resources", "lessons", "adjust", "batches", "parallel", "recipe", "training"}
-    | {"checkpoint", "evaluation", "vocab"},
+    | {"checkpoint", "evaluation", "solvers", "vocab"},
     "surgery": {"plan", "sourcing", "device", "checkpoint", "methods", "batches", "solvers"}
     | {"lexicon", "resources", "rows", "adjust"},
     "quality": {"plan", "sourcing", "rows", "checkpoint", "solvers", "report"},

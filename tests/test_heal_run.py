@@ -15,7 +15,7 @@ from tokensurgeon.batches import Batches
 from tokensurgeon.checkpoint.expectation import MADE, load_expectation
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.cli.app import main
-from tokensurgeon.errors import InputError, RecipeError
+from tokensurgeon.errors import InputError, RecipeError, ResourceError
 from tokensurgeon.healing import heal_rows
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources, preflight, run
@@ -98,6 +98,7 @@ class TestNewRows:
         told = healed.report.heal
         assert (told.objective, told.train, told.ended, told.steps) == ("ntp", "new", "steps", 4)
         assert told.after < told.before
+        assert 0 < told.base != told.before
         assert (told.held_out[0].bits_per_byte, told.held_out[0].step) == (told.before, 0)
         assert len(told.losses) == 4
         assert told.texts + told.held_out_texts == 24
@@ -250,7 +251,8 @@ def test_checkpointing_changes_no_figure(made, monkeypatch):
     called = []
     checkpoint = healing.Body.checkpoint
     monkeypatch.setattr(healing.Body, "checkpoint", lambda self: called.append(0) or checkpoint(self))
-    whole, again = outcome_of(made()), outcome_of(made(checkpointing=True))
+    rules = {"objective": "chunk_likelihood"}
+    whole, again = outcome_of(made(**rules)), outcome_of(made(**rules, checkpointing=True))
     assert called == [0]
     assert whole == again
 
@@ -272,10 +274,60 @@ def test_every_kind_of_model_reads_as_its_files_will(kind, made):
     assert found.told.after == pytest.approx(nats / size / 0.6931472, rel=1e-5)
 
 
+SAMPLE = "It's the children's kettle, the dog sleeps under 22 trees. Привет, été passait déjà; 日本語."
+
+
+@pytest.mark.parametrize("opened", [(True, True), (False, True), (True, False), (False, False)])
+def test_chunks_are_the_same_bytes_to_both(opened, made, monkeypatch):
+    plan, tensors, _ = made()
+    texts = healing._Texts(plan, find_resources(plan), sorted(tensors[0].made_by), 4096)
+    find = healing.find_bos
+    theirs = texts._teachers.load_base_tokenizer()
+    monkeypatch.setattr(healing, "find_bos", lambda found: find(found) if opened[found is theirs] else None)
+    text = texts._example("sample", SAMPLE)
+    spelt = []
+    for ids, chunks, vocabulary in (
+        (text.ids, text.chunks, plan.match.target),
+        (text.teacher_ids, text.teacher_chunks, plan.match.base),
+    ):
+        parts = {}
+        for index, chunk in zip(ids[1:].tolist(), chunks.tolist(), strict=True):
+            parts[chunk] = parts.get(chunk, b"") + vocabulary.tokens[index].data
+        parts.pop(-1, None)
+        spelt.append(parts)
+    assert spelt[0] == spelt[1]
+    assert list(spelt[0]) == list(range(len(spelt[0])))
+    assert len(spelt[0]) > 15
+    whole = b"".join(spelt[0].values())
+    assert SAMPLE.encode().endswith(whole)
+    assert (whole == SAMPLE.encode()) == all(opened)
+    unread = b"" if opened[0] else plan.match.target.tokens[int(text.ids[0])].data
+    assert text.bytes == len(SAMPLE.encode()) - len(unread)
+
+
+def test_states_are_compared_where_both_have_read_the_same_from_a_new_token_on(made):
+    plan, tensors, _ = made()
+    new = sorted(tensors[0].made_by)
+    text = healing._Texts(plan, find_resources(plan), new, 4096)._example("sample", SAMPLE)
+    assert len(text.places) > 5
+    for ours, theirs in zip(text.places.tolist(), text.teacher_places.tolist(), strict=True):
+        read = b"".join(plan.match.target.tokens[index].data for index in text.ids[1 : ours + 1].tolist())
+        same = b"".join(plan.match.base.tokens[i].data for i in text.teacher_ids[1 : theirs + 1].tolist())
+        assert read == same
+        assert set(text.ids[: ours + 1].tolist()) & set(new)
+
+
 def test_the_base_writes_where_there_is_no_corpus(made):
     few, more = (made(corpus=(), texts=count)[2] for count in (6, 9))
     assert few.texts + few.held_out < more.texts + more.held_out
     assert few.told.steps == 4
+
+
+def test_held_out_text_is_no_more_than_four_batches(made):
+    long = {"held_out": 0.5, "steps": 100, "minutes": 1e-9}
+    few, many = (made(batch_tokens=size, **long)[2] for size in (10, 400))
+    assert (few.texts, few.held_out) == (23, 1)
+    assert (many.texts, many.held_out) == (12, 12)
 
 
 def test_rows_that_gain_nothing_stay_and_the_notice_says_why(made):
@@ -289,6 +341,15 @@ def test_rows_that_gain_nothing_stay_and_the_notice_says_why(made):
 def test_a_layer_that_is_not_there_is_refused(made):
     with pytest.raises(RecipeError, match=r"heal\.layer: 3\n.*0 to 2"):
         made(objective="token_distillation", layer=3)
+
+
+def test_too_little_memory_is_told(made, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Healer, "train", fail)
+    with pytest.raises(ResourceError, match=r"heal\.checkpointing"):
+        made()
 
 
 def test_where_no_row_was_made_there_is_nothing_to_heal(document, tmp_path):
@@ -322,3 +383,19 @@ def test_rows_that_were_alike_may_stay_alike(document, tmp_path):
     tensors = operate(plan, Batches(Processes()), resources)
     found = heal_rows(plan, tensors, resources, Batches(Processes()), Processes())
     assert found.tensors[0].repeats == tensors[0].made.ids
+
+
+def test_tokens_that_an_edit_added_are_learnt_from_the_states_after_their_pieces(document, tmp_path):
+    given = document(tmp_path / "out", heal={"objective": "token_distillation", "learning_rate": 0.05})
+    text = tmp_path / "text.txt"
+    text.write_text(20 * TEXT)
+    edit = {"operation": "extend", "corpus": [str(text)], "count": 8}
+    plan = make_plan(build_recipe({**given, "target": given["base"], "method": "pieces", "edits": [edit]}))
+    resources = find_resources(plan)
+    tensors = operate(plan, Batches(Processes()), resources)
+    found = heal_rows(plan, tensors, resources, Batches(Processes()), Processes())
+    assert plan.wanted
+    assert found.told.losses[-1] < found.told.losses[0]
+    for new, old in zip(found.tensors, tensors, strict=True):
+        moved = (new.data != old.data).any(dim=1).nonzero()[:, 0].tolist()
+        assert set(moved) <= set(plan.wanted)

@@ -13,6 +13,7 @@ from tokensurgeon.batches import Batches
 from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.evidence import gather_evidence
+from tokensurgeon.healing import Healing
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources, run
 from tokensurgeon.plan import make_plan
@@ -55,7 +56,7 @@ def made_by(tensors):
 
 
 def report_of(plan, tensors):
-    return gather_evidence(plan, tensors, Verification(checks=[], notices=[]), [])
+    return gather_evidence(plan, Healing(tensors), Verification(checks=[], notices=[]), [])
 
 
 def rows(tensors):

@@ -39,7 +39,7 @@ def folder(make_model, sentencepiece, byte_level, tmp_path, monkeypatch):
         shutil.copytree(source, tmp_path / "build" / "models" / name)
     (tmp_path / "build" / "texts").mkdir()
     (tmp_path / "build" / "texts" / "english.txt").write_text(
-        "The quick brown fox jumps over the dog first. " * 20
+        "The quick brown fox jumps over the dog first. " * 100
     )
     (tmp_path / "build" / "texts" / "code.txt").write_text("def add(a, b):\n    return a + b\n")
     shutil.copytree(ROOT / "configs", tmp_path / "configs")

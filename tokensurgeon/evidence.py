@@ -145,6 +145,7 @@ def _heal(plan: Plan, healing: Healing, told: Healed) -> r.HealSummary:
         held_out=[r.HeldOutScore(step=step, bits_per_byte=bits) for step, bits in told.held_out],
         before=told.before,
         after=told.after,
+        base=healing.teacher_bits,
     )
 
 

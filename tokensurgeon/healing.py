@@ -6,6 +6,7 @@ none. Of a transplant that is healed as it is, the teacher is the base of that t
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from tokensurgeon.checkpoint.expectation import MADE, load_expectation, row_dige
 from tokensurgeon.checkpoint.layout import TensorRole
 from tokensurgeon.checkpoint.reader import map_tensor
 from tokensurgeon.console import logger
-from tokensurgeon.errors import InputError, RecipeError
+from tokensurgeon.errors import InputError, RecipeError, ResourceError
 from tokensurgeon.evaluation.boundaries import shared_ends, token_ends
 from tokensurgeon.evaluation.windows import encode, find_bos
 from tokensurgeon.lessons import healing_texts
@@ -33,6 +34,7 @@ from tokensurgeon.plan import Plan
 from tokensurgeon.recipe.schema import HealRules
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor, spread_root
+from tokensurgeon.solvers.omp import is_out_of_memory
 from tokensurgeon.training.corpus import check_corpus, read_pieces
 from tokensurgeon.training.heal import Healed, Healer, Settings, Table, fingerprint
 from tokensurgeon.training.objectives import (
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 # Logits, their gradient and the softmax between them.
 _BYTES_A_LOGIT = 12
 _LEAST_PART, _MOST_PART = 64, 2048
+# Held-out text is scored ten times in a run.
+_MOST_HELD_OUT = 4
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Healing:
         texts: Texts to learn from.
         held_out: Texts to judge by.
         tokens: Tokens of the output in the texts to learn from.
+        teacher_bits: Bits per byte of the texts to judge by, read by the teacher with its own tokenizer.
     """
 
     tensors: list[NewTensor]
@@ -72,6 +77,7 @@ class Healing:
     texts: int = 0
     held_out: int = 0
     tokens: int = 0
+    teacher_bits: float = 0.0
 
 
 def check_healing(plan: Plan) -> None:
@@ -125,7 +131,9 @@ def heal_rows(
         The tensors, those that moved with new contents; all as they were where training gained nothing.
 
     Raises:
-        InputError: There is no text, the body cannot be run, or it has no such layer.
+        InputError: The body cannot be run, or reads no text.
+        RecipeError: It has no such layer.
+        ResourceError: There is not enough memory, or no room for the state.
     """
     rules = plan.recipe.heal
     if rules is None:
@@ -139,7 +147,9 @@ def heal_rows(
     _refuse_missing_layer(rules, student)
     trained = sorted({index for ids in free.values() for index in ids})
     texts = _Texts(plan, teachers, trained, min(map(_limit, (student, teacher))))
-    examples, held_out = _divide(texts.read(), rules, plan.recipe.runtime.seed)
+    # What a model writes need not be the same on every device.
+    read = processes.exchange(texts.read() if processes.is_main else [])[0]
+    examples, held_out = _divide(read, rules, plan.recipe.runtime.seed)
     if rules.objective == "token_distillation":
         examples = [example for example in examples if len(example.places)]
     if not examples or not held_out:
@@ -151,16 +161,26 @@ def heal_rows(
     folder = None
     if plan.recipe.runtime.work_dir is not None:
         facts = (rules, settings, resources.digest, teachers.digest, torch.__version__)
-        folder = batches.folder(f"heal-{fingerprint(tables, [*examples, *held_out], facts)}")
+        name = fingerprint(list(tables.values()), [*examples, *held_out], facts)
+        folder = batches.folder(f"heal-{name}")
     count = sum(map(len, free.values()))
     logger.info("Healing %d rows by %s on %d texts", count, rules.objective, len(examples))
-    healer = Healer(student, tables, fixed, _objective(rules, teacher), settings, processes, folder)
-    told = healer.train(examples, held_out)
+    objective = _objective(rules, teacher)
+    healer = Healer(student, list(tables.values()), fixed, objective, settings, processes, folder)
+    try:
+        told = healer.train(examples, held_out)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceError(
+            f"heal: {error}",
+            "enough memory for one text, its gradient and all rows",
+            "lower runtime.memory_gb, or set heal.checkpointing: true",
+        ) from error
     if told.ended == "diverged":
         plan.notices.append(Notice("TS025", f"after {told.steps} steps"))
     if told.best_step:
-        rows = dict(zip(free, tables, strict=True))
-        healed = _follow_twins([_healed(plan, new, rows.get(new.tensor.name), told) for new in tensors])
+        healed = _follow_twins([_healed(plan, new, tables.get(new.tensor.name), told) for new in tensors])
     else:
         healed = _unchanged(plan, tensors, _gain(told)).tensors
     return Healing(
@@ -170,7 +190,16 @@ def heal_rows(
         texts=len(examples),
         held_out=len(held_out),
         tokens=sum(len(example.ids) for example in examples),
+        teacher_bits=_score(teacher, held_out),
     )
+
+
+@torch.inference_mode()
+def _score(teacher: Body, held_out: list[Example]) -> float:
+    """Bits per byte of texts as the teacher reads them."""
+    own = [replace(example, ids=example.teacher_ids) for example in held_out]
+    nats = math.fsum(float(NextToken().loss(teacher, {}, [example])) for example in own)
+    return nats / math.log(2) / sum(example.bytes for example in held_out)
 
 
 def _unchanged(plan: Plan, tensors: list[NewTensor], why: str) -> Healing:
@@ -353,17 +382,15 @@ def _divide(examples: list[Example], rules: HealRules, seed: int) -> tuple[list[
         return examples, []
     count = min(max(round(rules.held_out * len(examples)), 1), len(examples) - 1)
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
-    chosen = set(order[:count])
-    return (
-        [example for place, example in enumerate(examples) if place not in chosen],
-        [examples[place] for place in sorted(chosen)],
-    )
+    sizes = np.cumsum([len(examples[place].ids) for place in order[:count]])
+    count = max(int(np.searchsorted(sizes, _MOST_HELD_OUT * rules.batch_tokens, side="right")), 1)
+    return [examples[place] for place in sorted(order[count:])], [examples[place] for place in order[:count]]
 
 
 def _tables(
     plan: Plan, tensors: list[NewTensor], free: dict[str, list[int]], student: Body
-) -> tuple[list[Table], dict[str, Tensor]]:
-    """What trains, and what else the body needs to read and write the new tokens."""
+) -> tuple[dict[str, Table], dict[str, Tensor]]:
+    """What trains, by tensor, and the parameters that the body needs besides to use the new tokens."""
     rules, layout = plan.recipe.heal, plan.inputs.layout
     assert rules is not None
     model, device = student.model, student.device
@@ -374,14 +401,15 @@ def _tables(
     places = {layout.embedding.name: (reading,)}
     owner = head.equal_to or head.tensor.name
     places[owner] = (*places.get(owner, ()), writing)
-    tables: list[Table] = []
+    tables: dict[str, Table] = {}
     fixed: dict[str, Tensor] = {}
     for name, names in places.items():
         new = by_name[name]
         rows = new.data.to(device, torch.float32)
         if name in free:
             ids = torch.tensor(free[name], device=device)
-            tables.append(Table(names, rows, ids, _root(plan, new, rules.prior, device), new.data.dtype))
+            root = _root(plan, new, rules.prior, device)
+            tables[name] = Table(names, rows, ids, root, new.data.dtype)
         else:
             fixed |= dict.fromkeys(names, rows)
     for new in tensors:

@@ -41,7 +41,7 @@ def judging_texts(plan: Plan, resources: FileResources) -> dict[str, str]:
     Raises:
         InputError: The base writes no text.
     """
-    return _write(plan, resources, 0, _JUDGES)
+    return _write(plan, resources, plan.match.base.tokens, 0, _JUDGES)
 
 
 def lesson_texts(plan: Plan, resources: FileResources) -> dict[str, str]:
@@ -57,7 +57,7 @@ def lesson_texts(plan: Plan, resources: FileResources) -> dict[str, str]:
     Raises:
         InputError: The base writes no text.
     """
-    return _write(plan, resources, 1, plan.recipe.new_rows.head_texts)
+    return _write(plan, resources, plan.match.base.tokens, 1, plan.recipe.new_rows.head_texts)
 
 
 def healing_texts(
@@ -77,7 +77,7 @@ def healing_texts(
     Raises:
         InputError: The base writes no text.
     """
-    return _write(plan, resources, 2, count, base)
+    return _write(plan, resources, base, 2, count)
 
 
 def find_scripts(base: Iterable[Token], target: Iterable[Token]) -> list[str]:
@@ -99,13 +99,8 @@ def find_scripts(base: Iterable[Token], target: Iterable[Token]) -> list[str]:
 
 
 def _write(
-    plan: Plan,
-    resources: FileResources,
-    turn: int,
-    count: int,
-    base: Mapping[int, Token] | None = None,
+    plan: Plan, resources: FileResources, base: Mapping[int, Token], turn: int, count: int
 ) -> dict[str, str]:
-    base = plan.match.base.tokens if base is None else base
     between = [index for index, token in base.items() if _stands_between(token)]
     texts = dict(resources.write_texts(turn, count))
     for script in find_scripts(base.values(), plan.match.target.tokens.values()):

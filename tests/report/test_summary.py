@@ -1,8 +1,9 @@
 import pytest
 
-from tokensurgeon.report.model import Solver
+from tokensurgeon.report.model import HealSummary, Solver
 from tokensurgeon.report.summary import (
     change,
+    heal_sentence,
     overall_bits,
     percent,
     show_token,
@@ -50,6 +51,16 @@ def test_a_change_has_a_sign_and_no_negative_zero():
         "+0.0 %",
         "n/a",
     ]
+
+
+def test_healing_tells_what_it_gained_or_that_it_did_not():
+    facts = {"objective": "ntp", "train": "new", "corpus": [], "rows": 9, "texts": 8, "held_out_texts": 2}
+    facts |= {"tokens": 700, "tokens_read": 1400, "steps": 20, "ended": "steps", "losses": [3.0] * 20}
+    facts |= {"held_out": [{"step": 0, "bits_per_byte": 1.0}], "before": 1.0, "base": 0.8}
+    gained = HealSummary(**facts, best_step=10, after=0.9)
+    told = "ntp, 20 steps, 1,400 tokens: held-out text 1.000 -> 0.900 bits per byte (-10.0 %), the base 0.800"
+    assert heal_sentence(gained) == told
+    assert "rows are as they were made" in heal_sentence(HealSummary(**facts, best_step=0, after=1.0))
 
 
 def test_every_byte_counts_the_same_in_the_overall_bits_per_byte(report):

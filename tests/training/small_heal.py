@@ -96,5 +96,5 @@ def make_texts(count: int, start: int = 0) -> list[Example]:
 
 
 def settings(**changes: float) -> Settings:
-    plain = {"steps": 20, "minutes": 9, "batch_tokens": 150, "part_tokens": 75, "learning_rate": 0.05}
+    plain = {"steps": 20, "minutes": 9, "batch_tokens": 150, "part_tokens": 75, "learning_rate": 0.02}
     return Settings(**{**plain, "patience": 20, "seed": 0, **changes})

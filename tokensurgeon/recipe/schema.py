@@ -278,11 +278,14 @@ class HealRules(_Part):
     train: Literal["new", "vocabulary"] = Field(
         "new", description="rows that methods made, or every row with a token"
     )
-    steps: int = Field(200, ge=1, description="at most so many")
+    steps: int = Field(100, ge=1, description="at most so many")
     minutes: float = Field(30.0, gt=0, description="at most so long; whichever ends first")
     batch_tokens: int = Field(4096, ge=1, description="tokens of a step")
     learning_rate: float = Field(
-        0.02, gt=0, description="of the first step, in units of the spread that prior gives; falls to zero"
+        0.02,
+        gt=0,
+        description="the largest, in units of the spread that prior gives; rises over a tenth of the steps "
+        "and falls to zero",
     )
     prior: float = Field(
         0.35,
@@ -290,7 +293,9 @@ class HealRules(_Part):
         description="how far a row is thought to be off, in units of the base's rows; 0: any distance is "
         "as likely as any other",
     )
-    held_out: float = Field(0.1, gt=0, lt=1, description="share of the texts that says when to stop")
+    held_out: float = Field(
+        0.1, gt=0, lt=1, description="share of the texts that says when to stop; at most four batches of them"
+    )
     patience: int = Field(
         3, ge=1, description="it stops after so many scores of held-out text without a gain; a run has ten"
     )

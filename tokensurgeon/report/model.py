@@ -502,6 +502,7 @@ class HealSummary(_Part):
         held_out: Held-out text before, and every few steps.
         before: Bits per byte of held-out text with the rows as they were made.
         after: The same with the rows that were kept.
+        base: The same by the base with its own tokenizer.
     """
 
     objective: str
@@ -519,6 +520,7 @@ class HealSummary(_Part):
     held_out: list[HeldOutScore]
     before: float
     after: float
+    base: float
 
 
 class EditStep(_Part):

@@ -135,7 +135,10 @@ def summary_sentence(report: Report) -> str:
     Returns:
         Plain text on one line.
     """
-    sentences = [f"{source_of(report, 'base')} now speaks {tokenizer_of(report)}{_rows_clause(report)}."]
+    base = source_of(report, "base")
+    was_healed = report.heal is not None and base == source_of(report, "target")
+    done = "was healed" if was_healed else f"now speaks {tokenizer_of(report)}"
+    sentences = [f"{base} {done}{_rows_clause(report)}."]
     if report.scores:
         sentences.append(_scores_sentence(report.scores))
     sentences.append(checks_sentence(report))
@@ -212,7 +215,7 @@ def heal_sentence(heal: HealSummary) -> str:
     if not heal.best_step:
         return f"{heal.objective}, {steps}: held-out text was not read better, rows are as they were made"
     gain = f"{heal.before:.3f} -> {heal.after:.3f} bits per byte ({change(heal.before, heal.after)})"
-    return f"{heal.objective}, {steps}: held-out text {gain}, best after {count(heal.best_step)}"
+    return f"{heal.objective}, {steps}: held-out text {gain}, the base {heal.base:.3f}"
 
 
 def _edit_rows(edits: EditSummary) -> list[tuple[str, str]]:

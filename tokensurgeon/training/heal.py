@@ -32,6 +32,8 @@ from tokensurgeon.training.objectives import Body, Example, NextToken, Objective
 _BETAS = (0.9, 0.99)
 # Keeps the step of a coordinate small whose gradient is.
 _DAMPING = 0.1
+# The learning rate rises over one step in so many.
+_RISE = 10
 # Held-out text is scored so often in a run.
 _SCORES = 10
 # Texts among which neighbours of like length are looked for.
@@ -49,7 +51,7 @@ class Settings:
         minutes: At most so long.
         batch_tokens: Student's tokens of a step.
         part_tokens: Of those that are read at once; what a text has is never divided.
-        learning_rate: Of the first step; falls linearly to zero at the last of ``steps``.
+        learning_rate: The largest; it rises over the first tenth of ``steps``, and falls to zero at the last.
         patience: Scores without a gain before it ends.
         seed: Of the order of texts.
     """
@@ -232,13 +234,19 @@ class Healer:
         parts = _parts(batch, settings.part_tokens)
         self._optimizer.zero_grad()
         loss = 0.0
+        # Made once for all parts, and led back to the moves once.
+        made = [table.full() for table in self._tables]
+        used = [rows.detach().requires_grad_() for rows in made]
+        tables = dict(self._fixed)
+        for table, rows in zip(self._tables, used, strict=True):
+            tables |= dict.fromkeys(table.names, rows)
         for part in parts[self._processes.rank :: self._processes.count]:
-            tables = dict(self._fixed)
-            for table in self._tables:
-                tables |= dict.fromkeys(table.names, table.full())
             found = self._objective.loss(self._student, tables, part)
             found.backward()
             loss += float(found.detach())
+        for rows, leaf in zip(made, used, strict=True):
+            if leaf.grad is not None:
+                rows.backward(leaf.grad)
         items = max(sum(map(self._objective.items, batch)), 1)
         loss = self._share(loss) / items
         good = math.isfinite(loss)
@@ -252,8 +260,9 @@ class Healer:
             good = good and bool(slope.isfinite().all())
         if not good:
             return False
+        rise = min(1.0, (told.steps + 1) * _RISE / settings.steps)
         for group in self._optimizer.param_groups:
-            group["lr"] = settings.learning_rate * (1 - told.steps / settings.steps)
+            group["lr"] = settings.learning_rate * rise * (1 - told.steps / settings.steps)
         self._optimizer.step()
         told.steps += 1
         told.losses.append(loss)
@@ -374,7 +383,7 @@ def _batches(examples: Sequence[Example], settings: Settings) -> Iterator[list[E
     """Texts of each step, without end; all of them before one comes again."""
     epoch = 0
     while True:
-        generator = torch.Generator().manual_seed((settings.seed << 20) + epoch)
+        generator = torch.Generator().manual_seed(settings.seed + 7919 * epoch)
         order = torch.randperm(len(examples), generator=generator).tolist()
         batches: list[list[Example]] = []
         for start in range(0, len(order), _SHELF):

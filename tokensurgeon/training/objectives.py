@@ -245,7 +245,8 @@ def token_losses(logits: Tensor, texts: Sequence[Tensor]) -> Tensor:
     """
     following = pad_sequence([ids[1:] for ids in texts], batch_first=True, padding_value=-100)
     labels = following.to(logits.device)
-    return cross_entropy(logits.mT, labels, reduction="none", ignore_index=-100)
+    losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
+    return losses.view(labels.shape)
 
 
 def chunk_losses(ours: Tensor, theirs: Tensor) -> Tensor:
