@@ -177,6 +177,14 @@ def test_a_token_that_is_never_made_needs_nothing():
     assert "ab" not in pieces_of(keep(vocabulary, ["abc"]))
 
 
+def test_what_a_token_is_made_of_may_go_if_that_is_asked_for_and_then_it_is_never_made():
+    vocabulary = byte_level([("a", "b"), ("ab", "c")])
+    edited = keep(vocabulary, ["abc"], allow_unreachable=True)
+    assert "ab" not in pieces_of(edited)
+    assert read_merges(edited.spec) == []
+    assert open_tokenizer(edited.spec).encode("abc", add_special_tokens=False).tokens == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize("written", ["pairs", "strings"])
 def test_merges_are_written_as_they_were(written):
     model = bpe("abc", [("a", "b"), ("b", "c")])

@@ -25,6 +25,9 @@ def trim(
     size: Annotated[int | None, typer.Option(help="Tokens to keep at most.")] = None,
     exact_size: Annotated[bool, typer.Option("--exact-size", help="Keep no fewer either.")] = False,
     multiple_of: Annotated[int | None, typer.Option(help="Keep a multiple of so many tokens.")] = None,
+    allow_unreachable: Annotated[
+        bool, typer.Option("--allow-unreachable", help="Do not keep what kept tokens are made of.")
+    ] = False,
     drop_reserved: Annotated[
         bool, typer.Option("--drop-reserved", help="Special tokens such as <unused7> may go.")
     ] = False,
@@ -54,6 +57,7 @@ def trim(
         "size": size,
         "exact_size": exact_size,
         "multiple_of": multiple_of,
+        "allow_unreachable": allow_unreachable,
         "drop_reserved": drop_reserved,
     }
     if tokenizer_only:

@@ -28,7 +28,7 @@ single letters all the same: no text that these can write becomes unknown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from functools import cache
 
 from tokensurgeon.edits.document import learnt_ids, model_type, read_merges
@@ -41,9 +41,10 @@ class Needs:
 
     Args:
         vocabulary: Of any kind.
+        none: Whether tokens come alone, whatever becomes of texts.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, none: bool = False) -> None:
         self._tokens = vocabulary.tokens
         self._ids = learnt_ids(vocabulary.spec)
         self._kind = model_type(vocabulary.spec)
@@ -58,7 +59,7 @@ class Needs:
         if self._long_letters:
             for pair in merges:
                 self._makers.setdefault("".join(pair), set()).update(pair)
-        self.direct = cache(self._find)
+        self.direct: Callable[[int], frozenset[int]] = cache(self._nothing if none else self._find)
 
     def close(self, ids: Iterable[int], closed: Set[int] = frozenset()) -> set[int]:
         """Add to tokens all that they bring with them, directly or not.
@@ -90,6 +91,9 @@ class Needs:
             return []
         pieces = [index for index in ids if self._tokens[index].kind is Kind.TEXT]
         return [index for index in pieces if not self._ids.keys() >= self._letters(index)]
+
+    def _nothing(self, _: int) -> frozenset[int]:
+        return frozenset()
 
     def _find(self, index: int) -> frozenset[int]:
         parts: Iterable[str] = ()

@@ -30,6 +30,10 @@ class TrimParams(_Edit):
         ge=1,
         description="keep so many more, but not more than size, that their number is a multiple of this",
     )
+    allow_unreachable: bool = Field(
+        False,
+        description="do not keep what kept tokens are made of: some are never produced, texts cut otherwise",
+    )
     drop_reserved: bool = Field(
         False, description="leave out special tokens whose names say that they are unused, such as <unused7>"
     )

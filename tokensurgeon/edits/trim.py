@@ -44,7 +44,8 @@ def trim(vocabulary: Vocabulary, params: TrimParams, counts: Mapping[int, int]) 
     """Leave out tokens; a text whose tokens are all kept is cut as before.
 
     Special and added tokens, bytes and whatever the tokenizer's own settings name stay in any case, except
-    reserved ones if that is asked for; and so does all that a kept token needs (see `needs`).
+    reserved ones if that is asked for; and so does all that a kept token needs (see `needs`), unless
+    ``allow_unreachable`` says otherwise.
 
     Args:
         vocabulary: The tokenizer to trim.
@@ -60,7 +61,7 @@ def trim(vocabulary: Vocabulary, params: TrimParams, counts: Mapping[int, int]) 
         RecipeError: Nothing is asked for, or what is asked for contradicts itself or the vocabulary.
     """
     _check(params)
-    needs = Needs(vocabulary)
+    needs = Needs(vocabulary, none=params.allow_unreachable)
     must = _mandatory(vocabulary, params.drop_reserved)
     listed = _listed(vocabulary, params.keep)
     used = {index for index, count in counts.items() if count >= params.least} if params.corpus else set()
