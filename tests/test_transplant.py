@@ -76,6 +76,9 @@ class TestHidden:
         # Rows of two random models have nothing in common: whoever says least is least wrong.
         assert errors[0] < errors[1]
 
+    def test_a_few_of_many_are_hidden_too(self, pair, tmp_path):
+        assert 0 < transplant(*pair, tmp_path / "out", "report.hidden=2").hidden.tokens <= 2
+
     def test_none_is_hidden_where_that_is_not_asked_for(self, pair, tmp_path):
         assert transplant(*pair, tmp_path / "none", "report.hidden=0").hidden is None
         assert transplant(*pair, tmp_path / "pieces", "method=pieces").hidden is None

@@ -104,8 +104,10 @@ def hide_anchors(plan: Plan, share: float = 0.3, seed: int = 0) -> Hidden:
     able = [index for index, twin in plan.anchors.items() if twin in parts]
     generator = torch.Generator().manual_seed(seed)
     chosen: list[int] = []
-    for start in range(0, len(able), _BLOCK):
-        block = able[start : start + _BLOCK]
+    # Large enough for one of each block.
+    size = max(_BLOCK, round(1 / share))
+    for start in range(0, len(able), size):
+        block = able[start : start + size]
         order = torch.randperm(len(block), generator=generator).tolist()
         chosen += sorted(block[place] for place in order[: round(share * len(block))])
     if not chosen:

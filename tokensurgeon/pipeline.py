@@ -161,8 +161,9 @@ def _hide(plan: Plan, resources: FileResources) -> tuple[Hidden, list[NewTensor]
         hidden = hide_anchors(plan, share, plan.recipe.runtime.seed)
         logger.info("Making %d shared tokens again, to see how far off rows are", len(hidden.ids))
         return hidden, make_hidden(hidden, plan.recipe.method, resources, Batches(Processes()))
-    except (InputError, PolicyError):
+    except (InputError, PolicyError) as error:
         # Too few that can be hidden, or that would be left: what was made is made all the same.
+        logger.warning("report.hidden: %s", str(error).splitlines()[0])
         return None
 
 
