@@ -245,7 +245,7 @@ def make_plan(recipe: Recipe) -> Plan:
     if edited is not None:
         inputs = replace(inputs, target=edited.folder)
     target = edited.after if edited is not None else load_vocabulary(inputs.target)
-    base = load_vocabulary(inputs.base)
+    base = edited.before if edited is not None and recipe.edits_itself else load_vocabulary(inputs.base)
     donor_ids = _match_donor(inputs, target, edited)
     notices: list[Notice] = []
     raw = target

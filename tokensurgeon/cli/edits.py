@@ -32,12 +32,13 @@ def run_edit(
     *,
     text: list[str] | None = None,
     more: dict[str, Any] | None = None,
+    tokenizer_only: bool = False,
     overrides: list[str] | None = None,
     dry_run: bool = False,
     as_json: bool = False,
     force: bool = False,
 ) -> None:
-    """Run a recipe with one edit.
+    """Run a recipe with one edit, or write its tokenizer alone.
 
     Args:
         base: The model.
@@ -45,13 +46,16 @@ def run_edit(
         edit: The edit; entries that are None or empty stand for its defaults.
         text: Files to score.
         more: Further keys of the recipe.
+        tokenizer_only: Write a tokenizer and no model.
         overrides: Entries of ``--set``.
         dry_run: Only plan.
         as_json: Print one JSON document.
         force: Replace an existing output.
     """
-    given = {key: value for key, value in edit.items() if value not in (None, [], False)}
-    document: dict[str, Any] = {"base": base, "output": output, "edits": [given], **(more or {})}
+    if tokenizer_only:
+        write_edited_tokenizer(base, output, edit, as_json, force)
+        return
+    document = {**_document(base, output, edit), **(more or {})}
     if text:
         document["report"] = {"texts": text}
     execute(build_recipe(document, overrides or (), "command line"), dry_run, as_json, force)
@@ -69,8 +73,7 @@ def write_edited_tokenizer(base: str, output: str, edit: dict[str, Any], as_json
     """
     from tokensurgeon.pipeline import write_tokenizer_only
 
-    given = {key: value for key, value in edit.items() if value not in (None, [], False)}
-    recipe = build_recipe({"base": base, "output": output, "edits": [given]}, (), "command line")
+    recipe = build_recipe(_document(base, output, edit), (), "command line")
     edited = write_tokenizer_only(recipe, force=force)
     facts = {
         "tokens_before": len(edited.before),
@@ -86,3 +89,8 @@ def write_edited_tokenizer(base: str, output: str, edit: dict[str, Any], as_json
         "Tokenizer written", ["", ""], [[key.replace("_", " "), str(value)] for key, value in facts.items()]
     )
     console.print_result(f"tokenizer: {Path(output)}")
+
+
+def _document(base: str, output: str, edit: dict[str, Any]) -> dict[str, Any]:
+    given = {key: value for key, value in edit.items() if value not in (None, [], False)}
+    return {"base": base, "output": output, "edits": [given]}

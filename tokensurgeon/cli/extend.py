@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokensurgeon.cli.edits import Base, Corpus, Output, Text, TokenizerOnly, run_edit, write_edited_tokenizer
+from tokensurgeon.cli.edits import Base, Corpus, Output, Text, TokenizerOnly, run_edit
 from tokensurgeon.cli.run import DryRun, Force, Json, Overrides
 
 
@@ -50,13 +50,10 @@ def extend(
         "count": count,
         "placed": placed,
     }
-    if tokenizer_only:
-        write_edited_tokenizer(base, output, edit, as_json, force)
-        return
     more: dict[str, Any] = {} if donor is None else {"target": base, "donor": donor}
     if method is not None:
         more["method"] = method
     run_edit(
-        base, output, edit, text=text, more=more, overrides=overrides, dry_run=dry_run, as_json=as_json,
-        force=force,
+        base, output, edit, text=text, more=more, tokenizer_only=tokenizer_only, overrides=overrides,
+        dry_run=dry_run, as_json=as_json, force=force,
     )  # fmt: skip

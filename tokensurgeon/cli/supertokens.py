@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tokensurgeon.cli.edits import Base, Corpus, Output, Text, TokenizerOnly, run_edit, write_edited_tokenizer
+from tokensurgeon.cli.edits import Base, Corpus, Output, Text, TokenizerOnly, run_edit
 from tokensurgeon.cli.run import DryRun, Force, Json, Overrides
 
 
@@ -39,9 +39,7 @@ def supertokens(
         "most_words": most_words,
         "replace": replace,
     }
-    if tokenizer_only:
-        write_edited_tokenizer(base, output, edit, as_json, force)
-        return
     run_edit(
-        base, output, edit, text=text, overrides=overrides, dry_run=dry_run, as_json=as_json, force=force
-    )
+        base, output, edit, text=text, tokenizer_only=tokenizer_only, overrides=overrides, dry_run=dry_run,
+        as_json=as_json, force=force,
+    )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tokensurgeon.cli.edits import Base, Corpus, Output, Text, TokenizerOnly, run_edit, write_edited_tokenizer
+from tokensurgeon.cli.edits import Base, Corpus, Output, Text, TokenizerOnly, run_edit
 from tokensurgeon.cli.run import DryRun, Force, Json, Overrides
 
 
@@ -60,9 +60,7 @@ def trim(
         "allow_unreachable": allow_unreachable,
         "drop_reserved": drop_reserved,
     }
-    if tokenizer_only:
-        write_edited_tokenizer(base, output, edit, as_json, force)
-        return
     run_edit(
-        base, output, edit, text=text, overrides=overrides, dry_run=dry_run, as_json=as_json, force=force
-    )
+        base, output, edit, text=text, tokenizer_only=tokenizer_only, overrides=overrides, dry_run=dry_run,
+        as_json=as_json, force=force,
+    )  # fmt: skip
