@@ -10,7 +10,7 @@ from pathlib import Path
 from tokensurgeon import __version__
 from tokensurgeon.checkpoint.expectation import hash_file, row_digests
 from tokensurgeon.checkpoint.layout import TensorRole
-from tokensurgeon.checkpoint.sidefiles import ID_MAP
+from tokensurgeon.checkpoint.sidefiles import ID_MAP, read_card
 from tokensurgeon.checkpoint.stream import hash_all
 from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.choice import Choice
@@ -42,6 +42,7 @@ def gather_evidence(
     scores: list[r.TextScore],
     choice: Choice | None = None,
     hidden: tuple[Hidden, list[NewTensor]] | None = None,
+    draft: r.DraftSummary | None = None,
 ) -> r.Report:
     """Write down everything that is known about a run.
 
@@ -52,6 +53,7 @@ def gather_evidence(
         scores: Bits per byte, if texts were scored.
         choice: How the method was chosen, if it was.
         hidden: Shared tokens that were hidden, and their rows as made again.
+        draft: What engines say of the output as a draft model, if there is a model to be a draft of.
 
     Returns:
         The report.
@@ -83,6 +85,8 @@ def gather_evidence(
         edits=_edits(plan, plan.edited) if plan.edited is not None else None,
         hidden=_hidden(plan, *hidden) if hidden is not None else None,
         heal=_heal(plan, healing, healing.told) if healing.told is not None else None,
+        draft=draft,
+        architectures=list(plan.config.get("architectures") or []),
         warnings=[r.Notice(code=notice.code, text=notice.text) for notice in notices],
     )
 
@@ -195,7 +199,15 @@ def _inputs(plan: Plan) -> list[r.InputModel]:
         ordered = sorted(paths)
         digests = hash_all(hash_file, ordered)
         hashes = {path.name: digest for path, digest in zip(ordered, digests, strict=True)}
-        found.append(r.InputModel(role=role, source=ref.path, revision=ref.revision, files=hashes))
+        found.append(
+            r.InputModel(
+                role=role,
+                source=ref.path,
+                revision=ref.revision,
+                files=hashes,
+                card=read_card(directory) if role == "base" else {},
+            )
+        )
     return found
 
 

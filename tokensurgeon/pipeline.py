@@ -45,7 +45,7 @@ from tokensurgeon.plan import Plan, make_plan
 from tokensurgeon.recipe.schema import Auto, Recipe
 from tokensurgeon.report.card import render_card
 from tokensurgeon.report.html import render_html
-from tokensurgeon.report.model import LossAnatomy, Report, TextScore
+from tokensurgeon.report.model import DraftSummary, DraftVerdict, LossAnatomy, Report, TextScore
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor
 from tokensurgeon.surgery import operate
@@ -136,11 +136,10 @@ def _produce(
             allow_reader_mismatch=recipe.verify.allow_reader_mismatch,
         )
         _refuse_failed(verification, Path(recipe.output))
-        if plan.inputs.served is not None:
-            _judge(plan.inputs.served, stage)
+        draft = _judge(plan, stage)
         scores = _score(plan, stage, verification)
         hidden = _hide(plan, resources) if choice is None else None
-        report = gather_evidence(plan, healing, verification, scores, choice, hidden)
+        report = gather_evidence(plan, healing, verification, scores, choice, hidden, draft)
         (stage / "report.json").write_text(report.dump(), encoding="utf-8")
         (stage / "report.html").write_text(render_html(report), encoding="utf-8")
         (stage / "README.md").write_text(render_card(report), encoding="utf-8")
@@ -359,12 +358,32 @@ def _refuse_failed(verification: Verification, output: Path) -> None:
         )
 
 
-def _judge(served: Path, stage: Path) -> None:
-    """Say which engines take the output as a draft, from its files; refuse it where one does not."""
-    verdicts = judge_draft(load_side(served), load_side(stage))
-    told = ", ".join(f"{verdict.rule} {verdict.result}" for verdict in verdicts)
-    logger.info("As a draft of %s: %s", served, told)
-    refuse_unfit(verdicts, served)
+def _judge(plan: Plan, stage: Path) -> DraftSummary | None:
+    """Say which engines take the output as a draft, from its files.
+
+    Of the model that the recipe wants it to be a draft of, where it is refused if one of them does not; else
+    of the model whose tokenizer it has, if that is a model and no edit made the tokenizer another.
+    """
+    served, rules = plan.inputs.served, plan.recipe
+    asked = rules.match_vocab_of or rules.target
+    try:
+        if served is None and (plan.edited is not None or plan.inputs.target == plan.inputs.base):
+            return None
+        target = load_side(served or plan.inputs.target)
+    except InputError:
+        if served is not None:
+            raise
+        return None  # a tokenizer alone
+    verdicts = judge_draft(target, load_side(stage))
+    if served is not None:
+        told = ", ".join(f"{verdict.rule} {verdict.result}" for verdict in verdicts)
+        logger.info("As a draft of %s: %s", served, told)
+        refuse_unfit(verdicts, served)
+    return DraftSummary(
+        model=asked.path,
+        asked=served is not None,
+        verdicts=[DraftVerdict(rule=v.rule, result=v.result.value, reason=v.reason) for v in verdicts],
+    )
 
 
 def _score(plan: Plan, stage: Path, verification: Verification) -> list[TextScore]:

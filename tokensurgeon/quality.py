@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokensurgeon.checkpoint.expectation import MADE, token_rows
 from tokensurgeon.plan import Plan
-from tokensurgeon.report.model import Ingredient, Quantiles, Solver, TensorQuality, TokenRow
+from tokensurgeon.report.model import Ingredient, Quantiles, RowTable, Solver, TensorQuality, TokenRow
 from tokensurgeon.rows import MadeRows, NewTensor
 from tokensurgeon.solvers.nearest import build_index
 from tokensurgeon.sourcing import donor_counterpart
@@ -20,6 +20,8 @@ _BINS = 40
 _WORST = 20
 _INGREDIENTS = 5
 _SAMPLE = 2048
+# About a megabyte of report; where more rows were made, the tokens that merge first say most.
+_MOST_ROWS = 10_000
 
 
 def judge_rows(plan: Plan, new: NewTensor) -> TensorQuality:
@@ -59,6 +61,7 @@ def judge_rows(plan: Plan, new: NewTensor) -> TensorQuality:
         similarities=quantiles(torch.tensor([similarity for _, similarity in nearest.values()])),
         solver=_solver(made) if made and made.solver else None,
         worst=[_describe(plan, made, row, norms, nearest) for row in worst] if made else [],
+        rows=_tabulate(plan, made) if made and made.ids and new.equal_to is None else None,
         healed=len(new.healed),
         note=new.note,
     )
@@ -91,16 +94,40 @@ def _find_nearest(
     return dict(zip(ids.tolist(), zip(anchors, found.similarities[:, 0].tolist(), strict=True), strict=True))
 
 
+def _tabulate(plan: Plan, made: MadeRows) -> RowTable:
+    """What rows are made of, those with the lowest ids if they are very many."""
+    target, base = plan.match.target.tokens, plan.match.base.tokens
+    rows = range(min(len(made.ids), _MOST_ROWS))
+    mixes = [_ingredients(made, row) for row in rows]
+    residuals = made.residual[: len(rows)].tolist()
+    return RowTable(
+        made=len(made.ids),
+        ids=made.ids[: len(rows)],
+        tokens=[target[made.ids[row]].text for row in rows],
+        methods=made.methods[: len(rows)],
+        residuals=[None if math.isnan(residual) else _short(residual) for residual in residuals],
+        sources=[[source for source, _ in mix] for mix in mixes],
+        weights=[[_short(weight) for _, weight in mix] for mix in mixes],
+        source_tokens={i: base[i].text for i in sorted({source for mix in mixes for source, _ in mix})},
+    )
+
+
+def _short(number: float) -> float:
+    return float(f"{number:.4g}")
+
+
+def _ingredients(made: MadeRows, row: int) -> list[tuple[int, float]]:
+    """The largest base ids and coefficients behind one made row."""
+    pairs = zip(made.sources[row].tolist(), made.coefs[row].tolist(), strict=True)
+    used = [(source, weight) for source, weight in pairs if source >= 0]
+    return sorted(used, key=lambda pair: (-abs(pair[1]), pair[0]))[:_INGREDIENTS]
+
+
 def _describe(
     plan: Plan, made: MadeRows, row: int, norms: Tensor, nearest: dict[int, tuple[int, float]]
 ) -> TokenRow:
     target, base = plan.match.target.tokens, plan.match.base.tokens
     index, residual = made.ids[row], float(made.residual[row])
-    weights = zip(made.coefs[row].tolist(), made.sources[row].tolist(), strict=True)
-    ingredients = sorted(
-        ((weight, source) for weight, source in weights if source >= 0),
-        key=lambda pair: (-abs(pair[0]), pair[1]),
-    )
     anchor, similarity = nearest.get(index, (None, 0.0))
     return TokenRow(
         id=index,
@@ -108,7 +135,7 @@ def _describe(
         method=made.methods[row],
         residual=None if math.isnan(residual) else residual,
         norm=float(norms[index]),
-        made_of=[Ingredient(token=base[i].text, weight=weight) for weight, i in ingredients[:_INGREDIENTS]],
+        made_of=[Ingredient(token=base[i].text, weight=weight) for i, weight in _ingredients(made, row)],
         nearest=None if anchor is None else Ingredient(token=target[anchor].text, weight=similarity),
     )
 

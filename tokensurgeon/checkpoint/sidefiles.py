@@ -11,7 +11,10 @@ from the base         everything else (processors, custom code, licence); listed
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+import yaml
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -34,6 +37,8 @@ _TEMPLATE_FOLDER = "additional_chat_templates"
 ID_MAP = "id_map.json"
 REPORT_FILES = ("report.json", "report.html", "provenance.json", ID_MAP)
 _REBUILT = ("config.json", "generation_config.json", "README.md", *REPORT_FILES)
+_FRONT_MATTER = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
+_CARRIED_FIELDS = ("license", "license_name", "license_link", "language", "pipeline_tag")
 _WEIGHT_SUFFIXES = (
     ".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".h5",
     ".msgpack", ".gguf", ".onnx", ".onnx_data", ".npz", ".tflite", ".mlmodel", ".ot", ".h5.index.json",
@@ -65,6 +70,31 @@ def carried_files(base: Path) -> list[Path]:
         and not (path.name in _REBUILT and len(path.parts) == 1)
         and not path.name.endswith(_WEIGHT_SUFFIXES)
     ]
+
+
+def read_card(directory: Path) -> dict[str, str | list[str]]:
+    """What a model card says in its front matter that holds for a model made of it, too.
+
+    Args:
+        directory: A checkpoint.
+
+    Returns:
+        Licence, languages and task, as far as they are told; nothing for a card that cannot be read.
+    """
+    try:
+        text = (directory / "README.md").read_text(encoding="utf-8")
+        found = _FRONT_MATTER.match(text)
+        head = yaml.safe_load(found[1]) if found else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    if not isinstance(head, dict):
+        return {}
+    return {key: head[key] for key in _CARRIED_FIELDS if _is_text(head.get(key))}
+
+
+def _is_text(value: object) -> bool:
+    parts = value if isinstance(value, list) and value else [value]
+    return all(isinstance(part, str) and part for part in parts)
 
 
 def _is_shallow(path: Path) -> bool:

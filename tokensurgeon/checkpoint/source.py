@@ -9,7 +9,7 @@ from tokensurgeon.checkpoint.index import INDEX_NAME, SINGLE_NAME, find_weights
 from tokensurgeon.checkpoint.layout import is_vocab_name
 from tokensurgeon.errors import InputError, PolicyError
 
-_SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*"]
+_SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*", "README.md"]
 
 
 def resolve_checkpoint(path: str, revision: str | None, weights: str) -> Path:

@@ -25,12 +25,14 @@ class InputModel(_Part):
         source: Path or hub id, as in the recipe.
         revision: Commit, for a hub id.
         files: SHA-256 by file name, of the files that were read.
+        card: What its own model card says that holds for the output too, such as ``license``.
     """
 
     role: Literal["base", "target", "donor", "teacher"]
     source: str
     revision: str | None
     files: dict[str, str]
+    card: dict[str, str | list[str]] = {}
 
 
 class VocabularySummary(_Part):
@@ -205,6 +207,30 @@ class TokenRow(_Part):
     nearest: Ingredient | None = None
 
 
+class RowTable(_Part):
+    """Made rows of one tensor and what they are made of, as columns in the order of their ids.
+
+    Attributes:
+        made: Made rows of the tensor. The columns hold all of them, or those with the lowest ids.
+        ids: Target ids.
+        tokens: Their texts.
+        methods: What made each; ``map`` where the user spelt it out.
+        residuals: Share of the donor row that the combination misses; None if unknown.
+        sources: For each row the base ids with the largest coefficients.
+        weights: Their coefficients.
+        source_tokens: Text by base id, of every id in ``sources``.
+    """
+
+    made: int
+    ids: list[int]
+    tokens: list[str]
+    methods: list[str]
+    residuals: list[float | None]
+    sources: list[list[int]]
+    weights: list[list[float]]
+    source_tokens: dict[int, str]
+
+
 class Solver(_Part):
     """How made rows were solved for; the samples are there for an approximate solver only.
 
@@ -248,6 +274,8 @@ class TensorQuality(_Part):
             the less a combination of anchors can say. None without a donor.
         solver: How made rows were solved for; None where there is nothing to solve.
         worst: Made rows with the largest residual, or the most unusual norm where there are no residuals.
+        rows: What made rows are made of; None where none was made, in a copy of another tensor, and in
+            reports of earlier versions.
         healed: Rows that training moved, copied ones or made ones.
         note: What else a reader must know, such as how a bias was filled.
     """
@@ -269,6 +297,7 @@ class TensorQuality(_Part):
     similarities: Quantiles | None = None
     solver: Solver | None = None
     worst: list[TokenRow]
+    rows: RowTable | None = None
     healed: int = 0
     note: str
 
@@ -571,6 +600,34 @@ class EditSummary(_Part):
     unreachable_before: int
 
 
+class DraftVerdict(_Part):
+    """What the rule of one engine says of the output as a draft model.
+
+    Attributes:
+        rule: The engine, or ``every draft``.
+        result: ``passes``, ``fails`` or ``not checked``.
+        reason: The first difference, what was compared, or why there is no verdict.
+    """
+
+    rule: str
+    result: Literal["passes", "fails", "not checked"]
+    reason: str
+
+
+class DraftSummary(_Part):
+    """Whether engines take the output as a draft of another model.
+
+    Attributes:
+        model: The other model: path or hub id.
+        asked: Whether the recipe says ``match_vocab_of``; else it is the model whose tokenizer the output has.
+        verdicts: One a rule.
+    """
+
+    model: str
+    asked: bool
+    verdicts: list[DraftVerdict]
+
+
 class Report(_Part):
     """Everything that is known about one run.
 
@@ -595,6 +652,8 @@ class Report(_Part):
         edits: What was done to the target's tokenizer first; None without edits.
         hidden: How far off rows are, by shared tokens; None where none were hidden for this.
         heal: How rows were trained; None where they were not.
+        draft: The output as a draft model; None where there is no model to be a draft of.
+        architectures: Model classes, as the config says; empty in reports of earlier versions.
         warnings: What to know before use.
     """
 
@@ -618,6 +677,8 @@ class Report(_Part):
     edits: EditSummary | None = None
     hidden: HiddenSummary | None = None
     heal: HealSummary | None = None
+    draft: DraftSummary | None = None
+    architectures: list[str] = []
     warnings: list[Notice]
 
     @property
@@ -627,7 +688,21 @@ class Report(_Part):
 
     def dump(self) -> str:
         """The report as JSON text."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+        return _lay_out(self.model_dump(mode="json")) + "\n"
+
+
+def _lay_out(value: Any, margin: str = "") -> str:  # noqa: ANN401 - any JSON value
+    """JSON with two spaces a level, but a list of plain values on one line: columns are long."""
+    inner = margin + "  "
+    if isinstance(value, dict) and value:
+        parts = [f"{json.dumps(key, ensure_ascii=False)}: {_lay_out(part, inner)}" for key, part in value.items()]
+        opening, closing = "{}"
+    elif isinstance(value, list) and any(isinstance(part, dict | list) for part in value):
+        parts = [_lay_out(part, inner) for part in value]
+        opening, closing = "[]"
+    else:
+        return json.dumps(value, ensure_ascii=False)
+    return f"{opening}\n{inner}" + f",\n{inner}".join(parts) + f"\n{margin}{closing}"
 
 
 def load_report(directory: Path) -> Report:
