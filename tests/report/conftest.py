@@ -13,9 +13,14 @@ from tokensurgeon.report.model import (
     LossClass,
     Matching,
     Notice,
+    DraftSummary,
+    DraftVerdict,
+    HiddenErrors,
+    HiddenSummary,
     OriginCount,
     Quantiles,
     Report,
+    RowTable,
     SpecialToken,
     TensorQuality,
     TextScore,
@@ -37,6 +42,14 @@ NASTY = [
     "\x00",
     "*_~#",
     "\u0301",
+    "</script><img src=x onerror=alert(1)>",
+    "<!--",
+    "\u05e9\u05dc\u05d5\u05dd",  # from right to left
+    " \u0627\u0644\u0639\u0631\u0628\u064a\u0629 (1)",
+    "\\xe2\\x80",  # how bytes that are no text are told
+    "\ufeff\u200d\u2028",
+    "\U0001f469\u200d\U0001f467",
+    "=" * 300,
 ]
 
 
@@ -74,7 +87,23 @@ def tensor(name: str, role: str) -> TensorQuality:
         new_norms=quantiles(0.4, 1.4, [10, 200, 250, 30, 10]),
         residuals=quantiles(0.1, 0.9, [50, 150, 200, 80, 20]),
         worst=worst,
+        rows=row_table(),
         note="",
+    )
+
+
+def row_table() -> RowTable:
+    """All nasty tokens and some plain ones, made of nasty ones; more were made than the table holds."""
+    tokens = [*NASTY, *(f"word{at}" for at in range(300))]
+    return RowTable(
+        made=500,
+        ids=list(range(100, 100 + len(tokens))),
+        tokens=tokens,
+        methods=["omp"] * (len(tokens) - 1) + ["mean"],
+        residuals=[0.25 + at / 1000 for at in range(len(tokens) - 1)] + [None],
+        sources=[[at % len(NASTY), (at + 1) % len(NASTY)] for at in range(len(tokens) - 1)] + [[]],
+        weights=[[0.75, -0.25]] * (len(tokens) - 1) + [[]],
+        source_tokens=dict(enumerate(NASTY)),
     )
 
 
@@ -187,5 +216,28 @@ def report() -> Report:
                 output_bytes_per_token=3.3,
             ),
         ],
+        hidden=HiddenSummary(
+            tokens=495,
+            seed=0,
+            edges=[0.5, 0.6, 0.7],
+            errors=[
+                HiddenErrors(tensor=name, weighted=0.924, by_similarity=[1.0, 0.9, 0.8, None])
+                for name in ("model.embed_tokens.weight", "lm_head.weight")
+            ],
+        ),
+        draft=DraftSummary(
+            model="org/target|2b",
+            asked=False,
+            verdicts=[
+                DraftVerdict(rule="every draft", result="passes", reason="same tokens"),
+                DraftVerdict(
+                    rule="vllm",
+                    result="fails",
+                    reason="vocab_size is 3 in the target, 2 in the draft; id 2 is '[/INST]<b>' in the target",
+                ),
+                DraftVerdict(rule="tensorrt-llm", result="not checked", reason="nothing was found"),
+            ],
+        ),
+        architectures=["LlamaForCausalLM"],
         warnings=[Notice(code="TS001", text="the token ``[/INST]`` | has <no> counterpart")],
     )

@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from tokensurgeon.report import plots
 from tokensurgeon.report.html import render_html
 from tokensurgeon.report.model import Report, Solver, SpecialToken
+from tokensurgeon.report.summary import show_token
 
 _VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -52,8 +54,9 @@ def test_equal_reports_give_equal_pages(report):
 
 def test_token_text_never_becomes_markup(report):
     page = _Page(render_html(report))
-    assert "script" not in page.tags
-    assert "no" not in page.tags
+    tables = [tensor.rows for tensor in report.tensors if tensor.rows]
+    assert page.tags.count("script") == len(tables) + 1
+    assert not {"no", "b>", "img"} & set(page.tags)
     assert {"<script>alert(1)</script>", "[/INST]", "a|b", "`", "$x$"} <= set(page.codes)
 
 
@@ -66,11 +69,52 @@ def test_invisible_tokens_are_shown_and_none_reaches_the_page(report):
 
 def test_the_page_loads_nothing(report):
     page = _Page(render_html(report))
-    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
-    links = [value for name, value in page.attributes if name in ("src", "href", "xlink:href")]
+    assert not {"link", "img", "iframe", "object"} & set(page.tags)
+    links = [value for name, value in page.attributes if name in ("src", "href", "xlink:href", "action")]
     assert all(link.startswith("#") for link in links)
     assert "@import" not in page.text
     assert "url(http" not in render_html(report)
+
+
+def row_data(html):
+    """What the search of each tensor looks through."""
+    return [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', html)]
+
+
+def test_every_made_row_can_be_found_and_its_data_is_safe_in_a_script_element(report):
+    table = report.tensors[0].rows
+    data, twin = row_data(render_html(report))
+    assert data == twin
+    assert [row[0] for row in data["rows"]] == table.ids
+    assert [row[1] for row in data["rows"]] == [show_token(token) for token in table.tokens]
+    assert [data["texts"][place] for place, _ in data["rows"][0][4]] == ["<script>alert(1)</script>", "[/INST]"]
+    assert data["rows"][-1] == [table.ids[-1], "word299", "mean", None, []]
+
+
+def test_without_a_script_a_sample_of_made_rows_is_a_plain_table(report):
+    html = render_html(report)
+    assert "24 of 500 rows" in html
+    assert f"The page and <code>report.json</code> hold the {len(report.tensors[0].rows.ids)}" in html
+    shown = re.search(r'<div class="finder">.*?<tbody>(.*?)</tbody>', html, flags=re.DOTALL)[1]
+    assert shown.count("<tr>") == 24
+    bare = [tensor.model_copy(update={"rows": None}) for tensor in report.tensors]
+    assert "<script" not in render_html(report.model_copy(update={"tensors": bare}))
+
+
+def test_the_one_number_and_every_section_stand_at_the_top(report):
+    html = render_html(report)
+    assert "<b>+14.3 %</b> bits per byte against the base: 0.875 → 1.000 on 2 texts" in html
+    linked = re.findall(r'<a href="#([^"]+)">', html)
+    assert linked == re.findall(r'<section id="([^"]+)"', html)
+    assert {"warnings", "compared", "anatomy", "hidden", "draft", "tensor-1", "specials", "recipe"} <= set(linked)
+
+
+def test_a_page_tells_what_each_engine_says_of_the_output_as_a_draft(report):
+    html = render_html(report)
+    assert '<td>vllm</td><td class="bad">fails</td>' in html
+    assert "[/INST]&lt;b&gt;" in html
+    assert "whose tokenizer it has" in html
+    assert "As a draft model" not in render_html(report.model_copy(update={"draft": None}))
 
 
 def test_ids_are_unique_in_a_page_with_many_plots(report):

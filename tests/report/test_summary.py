@@ -3,6 +3,7 @@ import pytest
 from tokensurgeon.report.model import HealSummary, Solver
 from tokensurgeon.report.summary import (
     change,
+    headline,
     heal_sentence,
     overall_bits,
     percent,
@@ -78,11 +79,14 @@ def test_summary_rows_show_the_numbers_of_the_report(report):
         "missing tokens": "500 (omp 480, mean 20)",
         "anchors": "1,400 used, 90 left out",
         "residual, embedding": "median 0.5, 99 % 0.892",
+        "error, embedding": "0.924 of the mean row's, on 495 shared tokens made again",
         "median norm, embedding": "kept 1.5, new 0.9",
         "residual, lm_head": "median 0.5, 99 % 0.892",
+        "error, lm_head": "0.924 of the mean row's, on 495 shared tokens made again",
         "median norm, lm_head": "kept 1.5, new 0.9",
         "bits per byte, prose.txt": "1.000 -> 1.100 (+10.0 %)",
         "bits per byte, $co$de.py": "0.500 -> 0.700 (+40.0 %)",
+        "as a draft of the target": "passes: every draft; fails: vllm; not checked: tensorrt-llm",
         "checks": "2 of 2 passed",
         "warnings": "1 (TS001)",
     }
@@ -118,6 +122,14 @@ def test_the_sentence_says_what_was_done_what_it_cost_and_whether_it_holds(repor
         "The output needs 1.000 bits per byte where the base needs 0.875 (+14.3 %); "
         "worst on $co$de.py (+40.0 %). Verification passed: 2 of 2 checks."
     )
+
+
+def test_the_one_number_is_what_text_costs_or_else_what_was_kept(report):
+    assert headline(report) == ("+14.3 %", "bits per byte against the base: 0.875 → 1.000 on 2 texts")
+    number, label = headline(report.model_copy(update={"scores": []}))
+    assert (number, "no text was scored" in label) == ("75.0 %", True)
+    empty = report.vocabulary.model_copy(update={"target_tokens": 0})
+    assert headline(report.model_copy(update={"scores": [], "vocabulary": empty, "tensors": []}))[0] == "0.0 %"
 
 
 def test_the_sentence_names_a_failed_verification(report):

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from tokensurgeon.report.model import (
+    DraftSummary,
     EditSummary,
     HealSummary,
     HiddenSummary,
@@ -126,6 +127,25 @@ def recipe_yaml(recipe: dict[str, Any]) -> str:
     return yaml.safe_dump(recipe, sort_keys=False)
 
 
+def headline(report: Report) -> tuple[str, str]:
+    """The one number that says most about a run, and what it counts.
+
+    Args:
+        report: A finished run.
+
+    Returns:
+        The number, and the end of a sentence that starts with it.
+    """
+    if report.scores:
+        before, after = overall_bits(report.scores)
+        texts = show_token(report.scores[0].text) if len(report.scores) == 1 else f"{len(report.scores)} texts"
+        return change(before, after), f"bits per byte against the base: {before:.3f} → {after:.3f} on {texts}"
+    main = main_tensor(report)
+    copied = main.copied if main is not None else report.matching.byte_equal
+    share = copied / report.vocabulary.target_tokens if report.vocabulary.target_tokens else 0.0
+    return percent(share), "of the tokens have a row of the base, copied byte for byte; no text was scored"
+
+
 def summary_sentence(report: Report) -> str:
     """What was done and what it cost, in up to three sentences.
 
@@ -191,6 +211,15 @@ def checks_sentence(report: Report) -> str:
     return f"Verification passed: {len(report.checks)} of {len(report.checks)} checks."
 
 
+def draft_sentence(draft: DraftSummary) -> str:
+    """Which engines take the output as a draft, on one line."""
+    groups = {
+        result: [verdict.rule for verdict in draft.verdicts if verdict.result == result]
+        for result in ("passes", "fails", "not checked")
+    }
+    return "; ".join(f"{result}: {', '.join(rules)}" for result, rules in groups.items() if rules)
+
+
 def _choice_rows(report: Report) -> list[tuple[str, str]]:
     if report.choice is None:
         return []
@@ -253,9 +282,17 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         ),
         *([("heal", heal_sentence(report.heal))] if report.heal is not None else []),
         *(_score_row(score) for score in report.scores),
+        *_draft_rows(report),
         ("checks", f"{passed} of {len(report.checks)} passed"),
         ("warnings", f"{len(report.warnings)} ({codes})" if codes else "0"),
     ]
+
+
+def _draft_rows(report: Report) -> list[tuple[str, str]]:
+    if report.draft is None:
+        return []
+    asked = f" of {show_token(report.draft.model)}" if report.draft.asked else " of the target"
+    return [(f"as a draft{asked}", draft_sentence(report.draft))]
 
 
 def _input_rows(report: Report) -> list[tuple[str, str]]:
