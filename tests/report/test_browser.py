@@ -146,7 +146,9 @@ def test_a_printed_page_shows_every_table_whole_and_in_black(page, file):
 @pytest.mark.parametrize("width", [380, 1400])
 def test_a_comparison_is_quiet_and_fits(page, report, tmp_path, width):
     path = tmp_path / "compared.html"
-    path.write_text(render_comparison({"one": report, "/a/very/long/path/" + "x" * 90: report}), encoding="utf-8")
+    path.write_text(
+        render_comparison({"one": report, "/a/very/long/path/" + "x" * 90: report}), encoding="utf-8"
+    )
     page.look_like(width)
     page.open(path)
     assert page.value("document.documentElement.scrollWidth") <= width

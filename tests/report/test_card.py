@@ -19,9 +19,48 @@ def _html(card):
 def test_the_front_matter_names_the_base_for_the_hub(report):
     assert _front_matter(render_card(report)) == {
         "library_name": "transformers",
+        "pipeline_tag": "text-generation",
         "base_model": "org/base-1b",
+        "base_model_relation": "finetune",
         "tags": ["tokensurgeon", "tokenizer-transplantation"],
     }
+
+
+def test_what_the_bases_own_card_says_is_carried_over(report):
+    told = {
+        "license": "other",
+        "license_name": "gemma",
+        "language": ["en", "fr"],
+        "pipeline_tag": "fill-mask",
+    }
+    base = report.inputs[0].model_copy(update={"card": told})
+    head = _front_matter(render_card(report.model_copy(update={"inputs": [base, *report.inputs[1:]]})))
+    assert {key: head[key] for key in told} == told
+    assert "license" not in _front_matter(render_card(report))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "loader", "task"),
+    [
+        ("GPT2LMHeadModel", "AutoModelForCausalLM", "text-generation"),
+        ("BertForMaskedLM", "AutoModelForMaskedLM", "fill-mask"),
+        ("T5ForConditionalGeneration", "T5ForConditionalGeneration", None),
+        ("import os; x", "AutoModel", None),
+    ],
+)
+def test_a_model_is_loaded_and_listed_by_its_kind(report, architecture, loader, task):
+    card = render_card(report.model_copy(update={"architectures": [architecture]}))
+    assert f"model = {loader}.from_pretrained" in card
+    assert _front_matter(card).get("pipeline_tag") == task
+    assert "import os" not in card
+
+
+def test_a_draft_that_was_asked_for_is_tagged_and_judged(report):
+    assert "speculative-decoding" not in render_card(report)
+    asked = report.draft.model_copy(update={"asked": True})
+    card = render_card(report.model_copy(update={"draft": asked}))
+    assert "speculative-decoding" in _front_matter(card)["tags"]
+    assert "[/INST]&lt;b&gt;" in _html(card)
 
 
 @pytest.mark.parametrize("path", ["/data/models/base", "./base", "../base", "~/base", "a/b/c"])

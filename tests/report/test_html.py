@@ -87,7 +87,10 @@ def test_every_made_row_can_be_found_and_its_data_is_safe_in_a_script_element(re
     assert data == twin
     assert [row[0] for row in data["rows"]] == table.ids
     assert [row[1] for row in data["rows"]] == [show_token(token) for token in table.tokens]
-    assert [data["texts"][place] for place, _ in data["rows"][0][4]] == ["<script>alert(1)</script>", "[/INST]"]
+    assert [data["texts"][place] for place, _ in data["rows"][0][4]] == [
+        "<script>alert(1)</script>",
+        "[/INST]",
+    ]
     assert data["rows"][-1] == [table.ids[-1], "word299", "mean", None, []]
 
 
@@ -106,7 +109,9 @@ def test_the_one_number_and_every_section_stand_at_the_top(report):
     assert "<b>+14.3 %</b> bits per byte against the base: 0.875 → 1.000 on 2 texts" in html
     linked = re.findall(r'<a href="#([^"]+)">', html)
     assert linked == re.findall(r'<section id="([^"]+)"', html)
-    assert {"warnings", "compared", "anatomy", "hidden", "draft", "tensor-1", "specials", "recipe"} <= set(linked)
+    assert {"warnings", "compared", "anatomy", "hidden", "draft", "tensor-1", "specials", "recipe"} <= set(
+        linked
+    )
 
 
 def test_a_page_tells_what_each_engine_says_of_the_output_as_a_draft(report):

@@ -129,7 +129,9 @@ def test_the_one_number_is_what_text_costs_or_else_what_was_kept(report):
     number, label = headline(report.model_copy(update={"scores": []}))
     assert (number, "no text was scored" in label) == ("75.0 %", True)
     empty = report.vocabulary.model_copy(update={"target_tokens": 0})
-    assert headline(report.model_copy(update={"scores": [], "vocabulary": empty, "tensors": []}))[0] == "0.0 %"
+    assert (
+        headline(report.model_copy(update={"scores": [], "vocabulary": empty, "tensors": []}))[0] == "0.0 %"
+    )
 
 
 def test_the_sentence_names_a_failed_verification(report):

@@ -37,6 +37,9 @@ from tokensurgeon.cli import (
     plan as plan_verb,
 )
 from tokensurgeon.cli import (
+    push as push_verb,
+)
+from tokensurgeon.cli import (
     recipes as recipes_verb,
 )
 from tokensurgeon.cli import (
@@ -93,6 +96,7 @@ app.command("inspect")(inspect_verb.inspect)
 app.command("methods")(methods_verb.list_methods)
 app.command("recipes")(recipes_verb.recipes)
 app.command("report")(report_verb.show_report)
+app.command("push")(push_verb.push)
 
 
 def _show_version(wanted: bool) -> None:

@@ -28,14 +28,21 @@ _LOAD = """\
 ## Load it
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {model}, AutoTokenizer
 
 directory = "path/to/this/directory"
-model = AutoModelForCausalLM.from_pretrained(directory)
+model = {model}.from_pretrained(directory)
 tokenizer = AutoTokenizer.from_pretrained(directory)
 ```
 
 Use the tokenizer of this directory; the one of the base model no longer fits the rows."""
+
+# End of an architecture's name -> the class that loads any of the kind, and the hub's name of what it does.
+_KINDS = {
+    "ForCausalLM": ("AutoModelForCausalLM", "text-generation"),
+    "LMHeadModel": ("AutoModelForCausalLM", "text-generation"),
+    "ForMaskedLM": ("AutoModelForMaskedLM", "fill-mask"),
+}
 
 _LIMITS = """\
 ## Adapters
@@ -69,9 +76,10 @@ def render_card(report: Report) -> str:
         title,
         _text(summary_sentence(report)),
         _warnings(report),
-        _LOAD,
+        _LOAD.format(model=_loader(report)),
         _numbers(report),
         _scores(report),
+        _draft(report),
         _worst(report),
         _LIMITS,
         _VERIFY,
@@ -81,13 +89,40 @@ def render_card(report: Report) -> str:
 
 
 def _front_matter(report: Report) -> str:
-    head: dict[str, object] = {"library_name": "transformers"}
+    head: dict[str, object] = {}
     base = input_of(report, "base")
+    told = base.card if base is not None else {}
+    head |= {key: told[key] for key in ("license", "license_name", "license_link", "language") if key in told}
+    head["library_name"] = "transformers"
+    task = told.get("pipeline_tag") or _kind(report)[1]
+    if task:
+        head["pipeline_tag"] = task
     # The hub refuses a card whose base_model is a file path.
     if base is not None and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", base.source):
-        head["base_model"] = base.source
-    head["tags"] = ["tokensurgeon", "tokenizer-transplantation"]
-    return f"---\n{yaml.safe_dump(head, sort_keys=False)}---"
+        # Of the hub's kinds (adapter, merge, quantized, finetune) the one with the same body and other weights.
+        head |= {"base_model": base.source, "base_model_relation": "finetune"}
+    head["tags"] = _tags(report)
+    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---"
+
+
+def _tags(report: Report) -> list[str]:
+    tags = ["tokensurgeon", "tokenizer-transplantation"]
+    if report.draft is not None and report.draft.asked:
+        tags.append("speculative-decoding")
+    return tags
+
+
+def _kind(report: Report) -> tuple[str, str]:
+    """The class that loads the output, and the hub's name of what it does; empty if not known."""
+    name = next(iter(report.architectures), "ForCausalLM")
+    for ending, kind in _KINDS.items():
+        if name.endswith(ending):
+            return kind
+    return (name if name.isidentifier() else "AutoModel"), ""
+
+
+def _loader(report: Report) -> str:
+    return _kind(report)[0]
 
 
 def _short_name(report: Report, role: str) -> str:
@@ -136,6 +171,15 @@ def _scores(report: Report) -> str:
     ]
     note = "Each model with its own tokenizer; lower is better."
     return "\n\n".join(("## Bits per byte", note, _table(["text", "base", "this model", "change"], rows)))
+
+
+def _draft(report: Report) -> str:
+    if report.draft is None or not report.draft.asked:
+        return ""
+    rows = [[_text(part.rule), part.result, _text(part.reason)] for part in report.draft.verdicts]
+    said = f"As a draft of {_code(report.draft.model)}, by the rule of each engine:"
+    table = _table(["engine", "verdict", "because"], rows, left=("verdict", "because"))
+    return "\n\n".join(("## Draft model", said, table))
 
 
 def _worst(report: Report) -> str:

@@ -63,19 +63,23 @@ def render_html(report: Report) -> str:
     Returns:
         A whole HTML document.
     """
-    return _environment().get_template("report.html.jinja").render(
-        report=report,
-        headline=headline(report),
-        compared=_compare(report),
-        base=source_of(report, "base"),
-        target=source_of(report, "target"),
-        sentence=summary_sentence(report),
-        tokenizer=tokenizer_of(report),
-        cards=_cards(report),
-        specials=_specials(report)[:_MOST_SPECIALS],
-        recipe=recipe_yaml(report.recipe),
-        choice_recipe=recipe_yaml(report.choice.recipe) if report.choice else "",
-        plots=_plots(report),
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            headline=headline(report),
+            compared=_compare(report),
+            base=source_of(report, "base"),
+            target=source_of(report, "target"),
+            sentence=summary_sentence(report),
+            tokenizer=tokenizer_of(report),
+            cards=_cards(report),
+            specials=_specials(report)[:_MOST_SPECIALS],
+            recipe=recipe_yaml(report.recipe),
+            choice_recipe=recipe_yaml(report.choice.recipe) if report.choice else "",
+            plots=_plots(report),
+        )
     )
 
 
@@ -88,7 +92,11 @@ def render_comparison(reports: dict[str, Report]) -> str:
     Returns:
         A whole HTML document.
     """
-    return _environment().get_template("compare.html.jinja").render(compared=compare_reports(reports), reports=reports)
+    return (
+        _environment()
+        .get_template("compare.html.jinja")
+        .render(compared=compare_reports(reports), reports=reports)
+    )
 
 
 def _environment() -> Environment:
@@ -288,7 +296,9 @@ def _residual_card(tensor: TensorQuality) -> list[_Card]:
 
 
 def _hidden_card(errors: HiddenErrors, tokens: int) -> _Card:
-    return _Card("Hidden-anchor error", f"{errors.weighted:.3f}", f"mean row 1, on {count(tokens)} shared tokens")
+    return _Card(
+        "Hidden-anchor error", f"{errors.weighted:.3f}", f"mean row 1, on {count(tokens)} shared tokens"
+    )
 
 
 def _draft_card(draft: DraftSummary) -> _Card:

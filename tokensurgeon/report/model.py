@@ -695,7 +695,9 @@ def _lay_out(value: Any, margin: str = "") -> str:  # noqa: ANN401 - any JSON va
     """JSON with two spaces a level, but a list of plain values on one line: columns are long."""
     inner = margin + "  "
     if isinstance(value, dict) and value:
-        parts = [f"{json.dumps(key, ensure_ascii=False)}: {_lay_out(part, inner)}" for key, part in value.items()]
+        parts = [
+            f"{json.dumps(key, ensure_ascii=False)}: {_lay_out(part, inner)}" for key, part in value.items()
+        ]
         opening, closing = "{}"
     elif isinstance(value, list) and any(isinstance(part, dict | list) for part in value):
         parts = [_lay_out(part, inner) for part in value]

@@ -138,7 +138,9 @@ def headline(report: Report) -> tuple[str, str]:
     """
     if report.scores:
         before, after = overall_bits(report.scores)
-        texts = show_token(report.scores[0].text) if len(report.scores) == 1 else f"{len(report.scores)} texts"
+        texts = (
+            show_token(report.scores[0].text) if len(report.scores) == 1 else f"{len(report.scores)} texts"
+        )
         return change(before, after), f"bits per byte against the base: {before:.3f} → {after:.3f} on {texts}"
     main = main_tensor(report)
     copied = main.copied if main is not None else report.matching.byte_equal
