@@ -14,13 +14,14 @@ SOURCES := tokensurgeon scripts tests
 BENCH := $(BUILD)/bench
 MERGEKIT := $(BUILD)/mergekit
 
-.PHONY: help demo models test test-real lint fix clean hard
+.PHONY: help demo models test test-real test-browser lint fix clean hard
 .PHONY: bench bench-omp bench-gpu bench-stream bench-start bench-nearest bench-methods bench-hidden bench-supertokens
 
 help:
 	@echo "make demo       transplant a real model's tokenizer and print where the report is"
 	@echo "make test       run the tests (a few minutes)"
 	@echo "make test-real  run the tests on the two real models"
+	@echo "make test-browser  open reports in headless Chromium, where it is installed"
 	@echo "make lint       style, types and docstrings"
 	@echo "make fix        format"
 	@echo "make models     bring the two real models only"
@@ -59,6 +60,13 @@ test: $(VENV)/installed
 
 test-real: $(VENV)/installed models
 	$(BIN)/python -m pytest -m real
+
+test-browser: $(VENV)/installed
+	$(BIN)/python -m pytest -m browser
+
+# The picture in the README: the demo's report in Chromium.
+.github/report.png: $(OUTPUT)/report.json scripts/chromium.py
+	$(BIN)/python scripts/chromium.py $(OUTPUT)/report.html $@
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check $(SOURCES)

@@ -1,6 +1,6 @@
 """Open one page in headless Chromium, through its debugging pipe: nothing but Chromium is needed.
 
-python scripts/chromium.py build/gemma3-with-smollm2-tokenizer/report.html .github/report.png --width 1000 --height 1180
+python scripts/chromium.py build/gemma3-with-smollm2-tokenizer/report.html .github/report.png
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ VERBS = (
 
 
 @pytest.mark.parametrize(
-    "verb", ["", *VERBS.split(), "check-draft", "inspect", "methods", "recipes", "report"]
+    "verb", ["", *VERBS.split(), "check-draft", "inspect", "methods", "recipes", "report", "push"]
 )
 def test_help_loads_no_torch(verb):
     arguments = ["tokensurgeon", *([verb] if verb else []), "--help"]

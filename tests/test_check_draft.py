@@ -125,6 +125,10 @@ def test_transplant_makes_a_draft_that_every_engine_takes(call, served, small, t
     assert f"As a draft of {served}: every draft passes, vllm passes, sglang passes" in err
     assert json.loads((output / "config.json").read_text())["vocab_size"] == 640
     assert call("check-draft", served, output)[0] == 0
+    draft = json.loads((output / "report.json").read_text())["draft"]
+    assert (draft["model"], draft["asked"]) == (str(served), True)
+    assert {verdict["result"] for verdict in draft["verdicts"]} == {"passes", "not checked"}
+    assert "speculative-decoding" in (output / "README.md").read_text()
 
 
 def test_a_recipe_without_a_target_takes_that_of_the_model_to_match(call, served, small, tmp_path):

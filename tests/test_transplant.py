@@ -159,6 +159,48 @@ def test_matched_rows_are_the_bases_and_ids_follow_their_tokens(
     assert report.matching.false_matches == 0
     assert "TS019" in {warning.code for warning in report.warnings}
     assert {row.token: row.base_tokens for row in report.specials}["<|im_start|>"] == ["<bos>"]
+    # The output has the donor's tokenizer and rows, so it could be its draft; nobody asked for that.
+    assert (report.draft.model, report.draft.asked) == (str(donor), False)
+    verdicts = {verdict.rule: verdict.result for verdict in report.draft.verdicts}
+    assert (verdicts["every draft"], verdicts["tensorrt-llm"]) == ("passes", "not checked")
+
+
+def test_the_report_tells_what_every_made_row_is_made_of(
+    make_model, sentencepiece, byte_level, tmp_path, monkeypatch
+):
+    base = make_model("llama", sentencepiece)
+    donor = make_model("llama", byte_level, seed=1)
+    report = transplant(base, donor, tmp_path / "out", "verify.forward=false")
+    vocabulary = json.loads((byte_level / "tokenizer.json").read_text())["model"]["vocab"]
+    for tensor in report.tensors:
+        rows = tensor.rows
+        assert rows.made == len(rows.ids) == tensor.made
+        assert rows.ids == sorted(rows.ids)
+        at = rows.ids.index(vocabulary["<file_sep>"])
+        assert rows.tokens[at] == "<file_sep>"
+        assert all(rows.source_tokens[source] for sources in rows.sources for source in sources)
+        weights = [abs(weight) for weight in rows.weights[at]]
+        assert weights == sorted(weights, reverse=True)
+    # A worst row is the same in both places.
+    worst = report.tensors[0].worst[0]
+    at = report.tensors[0].rows.ids.index(worst.id)
+    rows = report.tensors[0].rows
+    assert [part.token for part in worst.made_of] == [rows.source_tokens[i] for i in rows.sources[at]]
+    monkeypatch.setattr("tokensurgeon.quality._MOST_ROWS", 5)
+    few = transplant(base, donor, tmp_path / "few", "report.hidden=0", "verify.forward=false").tensors[0].rows
+    assert (few.made, few.ids) == (rows.made, rows.ids[:5])
+
+
+def test_what_the_bases_card_says_of_its_licence_is_in_the_outputs(
+    make_model, sentencepiece, byte_level, tmp_path
+):
+    base = make_model("llama", sentencepiece)
+    (base / "README.md").write_text("---\nlicense: apache-2.0\ntags: [secret]\n---\nAn old card.\n")
+    transplant(base, byte_level, tmp_path / "out", "method=pieces", "verify.forward=false")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    assert "secret" not in card
+    assert "An old card" not in card
 
 
 def test_no_tokenizer_file_of_the_base_survives(make_model, sentencepiece, byte_level, tmp_path):
@@ -182,7 +224,9 @@ def test_methods_without_a_donor_need_only_a_tokenizer(
     recipe = build_recipe(
         {"base": str(base), "target": str(byte_level), "output": str(tmp_path / "out"), "method": method}
     )
-    assert run(recipe).report.passed
+    report = run(recipe).report
+    assert report.passed
+    assert report.draft is None  # of a tokenizer there are no drafts
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import huggingface_hub
 import pytest
-from huggingface_hub import HfApi
 from hub_client import Hub
+from huggingface_hub import HfApi
 
 from tokensurgeon.checkpoint.hub import push_directory
 from tokensurgeon.errors import InputError, PolicyError

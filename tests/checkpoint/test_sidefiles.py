@@ -10,6 +10,7 @@ from tokensurgeon.checkpoint.sidefiles import (
     TOKENIZER_FILES,
     carried_files,
     is_tokenizer_file,
+    read_card,
     tokenizer_files,
 )
 
@@ -53,6 +54,35 @@ TOKENIZER = [
     "additional_chat_templates/tool_use.jinja",
 ]  # fmt: skip
 HIDDEN = [".git/HEAD", ".cache/huggingface/x.json", "onnx/.hidden/file.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "---\nlicense: other\nlicense_name: gemma\ntags: [a]\n---\n# Title\n---\n",
+            ["license", "license_name"],
+        ),
+        (
+            "\ufeff---\r\nlanguage: [en, fr]\r\npipeline_tag: fill-mask\r\n---\r\n",
+            ["language", "pipeline_tag"],
+        ),
+        ("---\nlicense: [1, 2]\nlanguage: no\n---\n", []),
+        ("---\nlicense: [\n---\n", []),
+        ("---\n- license\n---\n", []),
+        ("# No front matter\nlicense: mit\n", []),
+        ("---\nlicense: mit\n", []),
+    ],
+)
+def test_a_card_tells_what_holds_for_a_model_made_of_it_or_nothing(text, told, tmp_path):
+    (tmp_path / "README.md").write_bytes(text.encode())
+    assert list(read_card(tmp_path)) == told
+
+
+def test_no_card_and_a_card_that_is_no_text_tell_nothing(tmp_path):
+    assert read_card(tmp_path) == {}
+    (tmp_path / "README.md").write_bytes(b"---\nlicense: \xff\n---\n")
+    assert read_card(tmp_path) == {}
 
 
 @pytest.mark.parametrize("name", FROM_BASE)

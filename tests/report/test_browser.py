@@ -83,7 +83,8 @@ def test_a_page_of_nasty_tokens_is_quiet_and_fits(page, file, width, dark):
 
 def test_the_checks_would_notice_what_is_wrong(page, file):
     text = file.read_text(encoding="utf-8")
-    wrong = '<p style="min-width: 3000px">wide</p><script>console.log("loud"); missing()</script><img src="x.png">'
+    wrong = '<p style="min-width: 3000px">wide</p><img src="x.png">'
+    wrong += '<script>console.log("loud"); missing()</script>'
     file.write_text(text.replace("</header>", f"{wrong}</header>"), encoding="utf-8")
     page.look_like(1400)
     page.open(file)

@@ -99,7 +99,7 @@ def _front_matter(report: Report) -> str:
         head["pipeline_tag"] = task
     # The hub refuses a card whose base_model is a file path.
     if base is not None and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", base.source):
-        # Of the hub's kinds (adapter, merge, quantized, finetune) the one with the same body and other weights.
+        # Of adapter, merge, quantized and finetune, the hub's kinds, the one whose weights are changed.
         head |= {"base_model": base.source, "base_model_relation": "finetune"}
     head["tags"] = _tags(report)
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokensurgeon.report.model import Report
-from tokensurgeon.report.summary import signed, show_token, summary_rows
+from tokensurgeon.report.summary import show_token, signed, summary_rows
 
 NOTHING = "–"
 
@@ -38,7 +38,7 @@ class Comparison:
     Attributes:
         names: Of the runs.
         summary: The lines that each run prints at its end.
-        losses: Bits per byte lost against each run's own base by how texts are cut, for the texts with an anatomy.
+        losses: Bits per byte lost against each run's own base by how texts are cut, as far as that is known.
         recipe: Fields of the recipes on which they differ, by dotted path.
     """
 

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: no network and no fonts; scripts only search its rows."""
+"""A report as one HTML page that needs nothing else: no network, no fonts; a script only to search rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from tokensurgeon.report.summary import (
     heal_sentence,
     made_by,
     main_tensor,
-    overall_bits,
     percent,
     recipe_yaml,
     shape,
@@ -130,7 +129,7 @@ def _environment() -> Environment:
 def _sections(body: str) -> list[tuple[str, Markup]]:
     """Anchor and title of every section that made it into the page."""
     found = re.findall(r'<section id="([^"]+)">\n<h2>(.*?)</h2>', body)
-    return [(anchor, Markup(title)) for anchor, title in found]  # noqa: S704 - from the escaped body
+    return [(anchor, Markup(title)) for anchor, title in found]
 
 
 def _token(text: str) -> Markup:
@@ -180,8 +179,8 @@ class _Rows:
         sample: Some of them, evenly spread.
         held: How many the page holds.
         made: How many there are.
-        data: All that it holds, as JSON that may stand in a script element: for every row its id, text, method,
-            residual and ingredients, a place in ``texts`` and a coefficient each.
+        data: All that it holds, as JSON that may stand in a script element: for every row its id, text,
+            method, residual and ingredients, each a place in ``texts`` and a coefficient.
     """
 
     sample: list[dict[str, Any]]
@@ -219,7 +218,7 @@ def _rows(table: RowTable) -> _Rows:
         }
         for at in (held * place // size for place in range(size))
     ]
-    return _Rows(sample, held, table.made, Markup(encoded))  # noqa: S704
+    return _Rows(sample, held, table.made, Markup(encoded))
 
 
 @dataclass(frozen=True)
@@ -239,9 +238,10 @@ def _compare(report: Report) -> list[_Compared]:
         for label, before, after in (
             ("tokens", sizes.base_tokens, sizes.target_tokens),
             ("rows", sizes.base_rows, sizes.rows),
-            ("parameters", sizes.parameters_before, sizes.parameters_after),
         )
     ]
+    old, new = sizes.parameters_before, sizes.parameters_after
+    lines.append(_Compared("parameters", _short(old), _short(new), change(old, new)))
     for score in report.scores:
         name = show_token(score.text)
         bits = change(score.base, score.output)

@@ -619,7 +619,7 @@ class DraftSummary(_Part):
 
     Attributes:
         model: The other model: path or hub id.
-        asked: Whether the recipe says ``match_vocab_of``; else it is the model whose tokenizer the output has.
+        asked: Whether the recipe names it as ``match_vocab_of``; else the output has its tokenizer.
         verdicts: One a rule.
     """
 
