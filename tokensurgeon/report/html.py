@@ -71,7 +71,7 @@ def render_html(report: Report) -> str:
             compared=_compare(report),
             base=source_of(report, "base"),
             target=source_of(report, "target"),
-            sentence=summary_sentence(report),
+            sentence=summary_sentence(report).replace(" %", "\u00a0%"),
             tokenizer=tokenizer_of(report),
             cards=_cards(report),
             specials=_specials(report)[:_MOST_SPECIALS],
@@ -274,10 +274,6 @@ def _cards(report: Report) -> list[_Card]:
         cards.extend(_residual_card(tensor))
     if report.hidden is not None and report.hidden.errors:
         cards.append(_hidden_card(report.hidden.errors[0], report.hidden.tokens))
-    growth = change(sizes.parameters_before, sizes.parameters_after)
-    cards.append(
-        _Card("Parameters", _short(sizes.parameters_after), f"{growth} on {_short(sizes.parameters_before)}")
-    )
     if report.draft is not None:
         cards.append(_draft_card(report.draft))
     failed = sum(not check.passed for check in report.checks)
@@ -296,9 +292,7 @@ def _residual_card(tensor: TensorQuality) -> list[_Card]:
 
 
 def _hidden_card(errors: HiddenErrors, tokens: int) -> _Card:
-    return _Card(
-        "Hidden-anchor error", f"{errors.weighted:.3f}", f"mean row 1, on {count(tokens)} shared tokens"
-    )
+    return _Card("Hidden-anchor error", f"{errors.weighted:.3f}", f"on {count(tokens)} tokens; mean row: 1")
 
 
 def _draft_card(draft: DraftSummary) -> _Card:
