@@ -42,7 +42,7 @@ ARROWS = {
     | {"checkpoint", "evaluation", "solvers", "vocab"},
     "surgery": {"plan", "sourcing", "device", "checkpoint", "methods", "batches", "solvers"}
     | {"lexicon", "resources", "rows", "adjust"},
-    "quality": {"plan", "sourcing", "rows", "checkpoint", "solvers", "report"},
+    "quality": {"plan", "sourcing", "rows", "checkpoint", "solvers", "vocab", "report"},
     "evidence": {"plan", "rows", "quality", "choice", "healing", "training", "edits", "hidden_anchors"}
     | {"checkpoint", "vocab", "evaluation", "report"},
     "hidden_anchors": {"plan", "recipe", "surgery", "rows", "batches", "resources", "lexicon", "sourcing"}

@@ -188,7 +188,8 @@ def test_the_report_tells_what_every_made_row_is_made_of(
     assert [part.token for part in worst.made_of] == [rows.source_tokens[i] for i in rows.sources[at]]
     monkeypatch.setattr("tokensurgeon.quality._MOST_ROWS", 5)
     few = transplant(base, donor, tmp_path / "few", "report.hidden=0", "verify.forward=false").tensors[0].rows
-    assert (few.made, few.ids) == (rows.made, rows.ids[:5])
+    text = [index for index in rows.ids if index not in (0, 1, 2, 3)]
+    assert (few.made, few.ids) == (rows.made, text[:5])
 
 
 def test_what_the_bases_card_says_of_its_licence_is_in_the_outputs(

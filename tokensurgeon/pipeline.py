@@ -34,7 +34,7 @@ from tokensurgeon.console import logger, progress
 from tokensurgeon.device import available_memory, find_device
 from tokensurgeon.edits.chain import EditedTokenizer, dump_id_map, edit_tokenizer
 from tokensurgeon.errors import InputError, PolicyError, ResourceError, VerificationError
-from tokensurgeon.evaluation.draft import judge_draft, load_side, refuse_unfit
+from tokensurgeon.evaluation.draft import Verdict, judge_draft, load_side, refuse_unfit
 from tokensurgeon.evidence import gather_evidence
 from tokensurgeon.healing import check_healing, heal_rows
 from tokensurgeon.hidden_anchors import Hidden, hide_anchors, make_hidden
@@ -362,28 +362,28 @@ def _judge(plan: Plan, stage: Path) -> DraftSummary | None:
     """Say which engines take the output as a draft, from its files.
 
     Of the model that the recipe wants it to be a draft of, where it is refused if one of them does not; else
-    of the model whose tokenizer it has, if that is a model and no edit made the tokenizer another.
+    of the model whose tokenizer it has, if there is one.
     """
-    served, rules = plan.inputs.served, plan.recipe
-    asked = rules.match_vocab_of or rules.target
-    try:
-        if served is None and (plan.edited is not None or plan.inputs.target == plan.inputs.base):
-            return None
-        target = load_side(served or plan.inputs.target)
-    except InputError:
-        if served is not None:
-            raise
-        return None  # a tokenizer alone
-    verdicts = judge_draft(target, load_side(stage))
-    if served is not None:
+    served = plan.inputs.served
+    if served is not None and plan.recipe.match_vocab_of is not None:
+        verdicts = judge_draft(load_side(served), load_side(stage))
         told = ", ".join(f"{verdict.rule} {verdict.result}" for verdict in verdicts)
         logger.info("As a draft of %s: %s", served, told)
         refuse_unfit(verdicts, served)
-    return DraftSummary(
-        model=asked.path,
-        asked=served is not None,
-        verdicts=[DraftVerdict(rule=v.rule, result=v.result.value, reason=v.reason) for v in verdicts],
-    )
+        return _tell_draft(plan.recipe.match_vocab_of.path, verdicts, asked=True)
+    encodes = any(name.endswith("ForMaskedLM") for name in plan.config.get("architectures") or ())
+    if encodes or plan.edited is not None or plan.inputs.target == plan.inputs.base:
+        return None
+    try:
+        target = load_side(plan.inputs.target, None if plan.rewritten else plan.match.target)
+    except InputError:
+        return None  # a tokenizer without a model
+    return _tell_draft(plan.recipe.target.path, judge_draft(target, load_side(stage)), asked=False)
+
+
+def _tell_draft(model: str, verdicts: list[Verdict], asked: bool) -> DraftSummary:
+    told = [DraftVerdict(rule=v.rule, result=v.result.value, reason=v.reason) for v in verdicts]
+    return DraftSummary(model=model, asked=asked, verdicts=told)
 
 
 def _score(plan: Plan, stage: Path, verification: Verification) -> list[TextScore]:

@@ -15,13 +15,14 @@ from tokensurgeon.report.model import Ingredient, Quantiles, RowTable, Solver, T
 from tokensurgeon.rows import MadeRows, NewTensor
 from tokensurgeon.solvers.nearest import build_index
 from tokensurgeon.sourcing import donor_counterpart
+from tokensurgeon.vocab.canonical import Kind
 
 _BINS = 40
 _WORST = 20
 _INGREDIENTS = 5
 _SAMPLE = 2048
-# About a megabyte of report; where more rows were made, the tokens that merge first say most.
-_MOST_ROWS = 10_000
+# Less than two megabytes of page; where more rows were made, the tokens that merge first say most.
+_MOST_ROWS = 20_000
 
 
 def judge_rows(plan: Plan, new: NewTensor) -> TensorQuality:
@@ -95,16 +96,17 @@ def _find_nearest(
 
 
 def _tabulate(plan: Plan, made: MadeRows) -> RowTable:
-    """What rows are made of, those with the lowest ids if they are very many."""
+    """What rows are made of; of very many, those of text before control tokens, the lowest ids first."""
     target, base = plan.match.target.tokens, plan.match.base.tokens
-    rows = range(min(len(made.ids), _MOST_ROWS))
+    order = sorted(range(len(made.ids)), key=lambda row: target[made.ids[row]].kind is Kind.SPECIAL)
+    rows = sorted(order[:_MOST_ROWS])
     mixes = [_ingredients(made, row) for row in rows]
-    residuals = made.residual[: len(rows)].tolist()
+    residuals = made.residual[rows].tolist()
     return RowTable(
         made=len(made.ids),
-        ids=made.ids[: len(rows)],
+        ids=[made.ids[row] for row in rows],
         tokens=[target[made.ids[row]].text for row in rows],
-        methods=made.methods[: len(rows)],
+        methods=[made.methods[row] for row in rows],
         residuals=[None if math.isnan(residual) else _short(residual) for residual in residuals],
         sources=[[source for source, _ in mix] for mix in mixes],
         weights=[[_short(weight) for _, weight in mix] for mix in mixes],

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
+from tokensurgeon.pipeline import run
+from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.report.html import render_comparison, render_html
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +83,32 @@ def test_a_page_of_nasty_tokens_is_quiet_and_fits(page, file, width, dark):
     assert background == ("rgb(20, 22, 26)" if dark else "rgb(246, 247, 249)")
     assert page.complaints == []
     assert page.requests == [file.as_uri()]
+
+
+def test_the_page_of_a_run_with_nasty_tokens_is_quiet_fits_and_finds_them(
+    page, make_model, sentencepiece, byte_level, tmp_path
+):
+    tokenizer = Tokenizer.from_file(str(byte_level / "tokenizer.json"))
+    tokenizer.add_tokens(
+        ["<script>alert(1)</script>", "[/INST]", "\u202e\u0627\u0644\u0639\u0631\u0628\u064a\u0629"]
+    )
+    target = Path(shutil.copytree(byte_level, tmp_path / "target"))
+    tokenizer.save(str(target / "tokenizer.json"))
+    base = make_model("llama", sentencepiece)
+    output = tmp_path / "out"
+    recipe = {"base": str(base), "target": str(target), "output": str(output), "method": "pieces"}
+    run(build_recipe({**recipe, "verify": {"forward": False}}))
+    for width in (380, 1400):
+        page.look_like(width)
+        page.open(output / "report.html")
+        assert page.value("document.documentElement.scrollWidth") <= width
+        assert page.value(PAST_THE_EDGE) == []
+    assert type_in(page, "alert")["tokens"] == ["<script>alert(1)</script>"]
+    assert type_in(page, "[/INST]")["tokens"] == ["[/INST]"]
+    [arabic] = type_in(page, "\u0627\u0644\u0639\u0631")["tokens"]
+    assert arabic.startswith("\\u202e")
+    assert page.complaints == []
+    assert set(page.requests) == {(output / "report.html").as_uri()}
 
 
 def test_the_checks_would_notice_what_is_wrong(page, file):

@@ -97,7 +97,7 @@ def test_every_made_row_can_be_found_and_its_data_is_safe_in_a_script_element(re
 def test_without_a_script_a_sample_of_made_rows_is_a_plain_table(report):
     html = render_html(report)
     assert "24 of 500 rows" in html
-    assert f"The page and <code>report.json</code> hold the {len(report.tensors[0].rows.ids)}" in html
+    assert f"The page and <code>report.json</code> hold {len(report.tensors[0].rows.ids)} of them" in html
     shown = re.search(r'<div class="finder">.*?<tbody>(.*?)</tbody>', html, flags=re.DOTALL)[1]
     assert shown.count("<tr>") == 24
     bare = [tensor.model_copy(update={"rows": None}) for tensor in report.tensors]

@@ -107,11 +107,12 @@ Check = Callable[[Side, Side], str | None]
 """Target, draft -> the first difference, if there is one."""
 
 
-def load_side(directory: Path) -> Side:
+def load_side(directory: Path, vocabulary: Vocabulary | None = None) -> Side:
     """Read what engines compare: tokenizer, config and headers; no weights.
 
     Args:
         directory: A checkpoint.
+        vocabulary: Its tokenizer, where that is read already.
 
     Returns:
         One side of a pair.
@@ -120,7 +121,7 @@ def load_side(directory: Path) -> Side:
         InputError: It has no config or tokenizer that can be read, or its weights are damaged.
     """
     config = read_config(directory)
-    return make_side(load_vocabulary(directory), config, _stored_rows(directory, config))
+    return make_side(vocabulary or load_vocabulary(directory), config, _stored_rows(directory, config))
 
 
 def _stored_rows(directory: Path, config: Mapping[str, Any]) -> int | None:

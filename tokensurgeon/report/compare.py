@@ -90,11 +90,11 @@ def _losses(report: Report) -> Iterable[tuple[str, str]]:
 
 
 def _flatten(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:  # noqa: ANN401 - any JSON value
-    """Leaves by dotted path; a list is one."""
-    if isinstance(value, dict) and value:
+    """Leaves by dotted path; a list is one. What is empty is left out, for so are keys of later versions."""
+    if isinstance(value, dict):
         for key, part in value.items():
             yield from _flatten(part, f"{path}.{key}" if path else str(key))
-    else:
+    elif value not in (None, []):
         yield path, value
 
 

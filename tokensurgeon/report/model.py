@@ -211,7 +211,8 @@ class RowTable(_Part):
     """Made rows of one tensor and what they are made of, as columns in the order of their ids.
 
     Attributes:
-        made: Made rows of the tensor. The columns hold all of them, or those with the lowest ids.
+        made: Made rows of the tensor. The columns hold all of them, or of very many those of text before
+            those of control tokens, the lowest ids first.
         ids: Target ids.
         tokens: Their texts.
         methods: What made each; ``map`` where the user spelt it out.
@@ -692,14 +693,14 @@ class Report(_Part):
 
 
 def _lay_out(value: Any, margin: str = "") -> str:  # noqa: ANN401 - any JSON value
-    """JSON with two spaces a level, but a list of plain values on one line: columns are long."""
+    """JSON with two spaces a level, but a list without objects in it on one line: columns are long."""
     inner = margin + "  "
     if isinstance(value, dict) and value:
         parts = [
             f"{json.dumps(key, ensure_ascii=False)}: {_lay_out(part, inner)}" for key, part in value.items()
         ]
         opening, closing = "{}"
-    elif isinstance(value, list) and any(isinstance(part, dict | list) for part in value):
+    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
         parts = [_lay_out(part, inner) for part in value]
         opening, closing = "[]"
     else:

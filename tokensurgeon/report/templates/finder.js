@@ -51,5 +51,6 @@ for (const finder of document.querySelectorAll(".finder")) {
 
   query.addEventListener("input", search);
   worstFirst.addEventListener("input", search);
+  worstFirst.parentElement.hidden = rows.every(([, , , residual]) => residual === null);
   finder.querySelector(".search").hidden = false;
 }
