@@ -201,6 +201,7 @@ def test_what_the_bases_card_says_of_its_licence_is_in_the_outputs(
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert "secret" not in card
+    assert "base_model" not in card  # a folder
     assert "An old card" not in card
 
 

@@ -204,6 +204,7 @@ def _inputs(plan: Plan) -> list[r.InputModel]:
                 role=role,
                 source=ref.path,
                 revision=ref.revision,
+                from_hub=directory != Path(ref.path).expanduser(),
                 files=hashes,
                 card=read_card(directory) if role == "base" else {},
             )

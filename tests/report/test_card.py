@@ -2,6 +2,7 @@ import re
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from tokensurgeon.report.card import render_card
@@ -39,6 +40,21 @@ def test_what_the_bases_own_card_says_is_carried_over(report):
     assert "license" not in _front_matter(render_card(report))
 
 
+def test_a_base_that_is_a_folder_by_a_name_of_the_hub_stays_out_too(report):
+    base = report.inputs[0].model_copy(update={"from_hub": False})
+    card = render_card(report.model_copy(update={"inputs": [base, *report.inputs[1:]]}))
+    assert "base_model" not in _front_matter(card)
+
+
+def test_the_hubs_own_reader_understands_the_card(report):
+    data = ModelCard(render_card(report)).data
+    assert (data.base_model, data.library_name, data.pipeline_tag) == (
+        "org/base-1b",
+        "transformers",
+        "text-generation",
+    )
+
+
 @pytest.mark.parametrize(
     ("architecture", "loader", "task"),
     [
@@ -63,7 +79,7 @@ def test_a_draft_that_was_asked_for_is_tagged_and_judged(report):
     assert "[/INST]&lt;b&gt;" in _html(card)
 
 
-@pytest.mark.parametrize("path", ["/data/models/base", "./base", "../base", "~/base", "a/b/c"])
+@pytest.mark.parametrize("path", ["/data/models/base", "./base", "../base", "~/base", "a/b/c", "base"])
 def test_a_base_that_is_a_path_stays_out_of_the_front_matter(report, path):
     base = report.inputs[0].model_copy(update={"source": path})
     card = render_card(report.model_copy(update={"inputs": [base, *report.inputs[1:]]}))

@@ -24,6 +24,8 @@ from tokensurgeon.report.summary import (
 # An underscore inside a word is only an underscore.
 _MARKUP = re.compile(r"[&<>\[\]|`*\\$~#]|(?<![^\W_])_|_(?![^\W_])")
 
+_HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
+
 _LOAD = """\
 ## Load it
 
@@ -97,8 +99,8 @@ def _front_matter(report: Report) -> str:
     task = told.get("pipeline_tag") or _kind(report)[1]
     if task:
         head["pipeline_tag"] = task
-    # The hub refuses a card whose base_model is a file path.
-    if base is not None and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", base.source):
+    # The hub refuses a card whose base_model is a file path; a folder may look like a name of the hub.
+    if base is not None and base.from_hub is not False and re.fullmatch(_HUB_NAME, base.source):
         # Of adapter, merge, quantized and finetune, the hub's kinds, the one whose weights are changed.
         head |= {"base_model": base.source, "base_model_relation": "finetune"}
     head["tags"] = _tags(report)

@@ -24,6 +24,7 @@ class InputModel(_Part):
         role: ``base``, ``target``, ``donor`` or ``teacher``.
         source: Path or hub id, as in the recipe.
         revision: Commit, for a hub id.
+        from_hub: Whether it came from the hub; None in reports of earlier versions.
         files: SHA-256 by file name, of the files that were read.
         card: What its own model card says that holds for the output too, such as ``license``.
     """
@@ -31,6 +32,7 @@ class InputModel(_Part):
     role: Literal["base", "target", "donor", "teacher"]
     source: str
     revision: str | None
+    from_hub: bool | None = None
     files: dict[str, str]
     card: dict[str, str | list[str]] = {}
 
