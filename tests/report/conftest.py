@@ -5,10 +5,15 @@ import pytest
 from tokensurgeon.report.model import (
     AnchorSummary,
     Check,
+    ChoiceSummary,
     DraftSummary,
     DraftVerdict,
+    EditStep,
+    EditSummary,
     Exclusion,
     FieldChange,
+    HealSummary,
+    HeldOutScore,
     HiddenErrors,
     HiddenSummary,
     Ingredient,
@@ -26,6 +31,7 @@ from tokensurgeon.report.model import (
     TextScore,
     TokenizerTraits,
     TokenRow,
+    Tried,
     VocabularySummary,
 )
 
@@ -123,6 +129,61 @@ ANATOMY = LossAnatomy(
         LossClass(name="neither", chunks=700, byte_share=1.0, base=1.0, output=1.1, excess=0.1),
     ],
 )
+
+
+@pytest.fixture
+def whole_report(report) -> Report:
+    """One with every section that a page can have."""
+    tried = {"parameters": {"k": 64, "tolerance": 0.0001, "mode": "auto"}, "ends": "both", "row_error": 0.9}
+    tried |= {"head_scale": 1.05, "bits_per_byte": 1.1}
+    return report.model_copy(
+        update={
+            "choice": ChoiceSummary(
+                hidden=14_244,
+                share=0.3,
+                seed=0,
+                bytes=37_315,
+                base_bits=0.95,
+                tried=[Tried(method="omp", chosen=at == 1, **tried) for at in range(3)],
+                recipe={"method": {"name": "omp"}, "new_rows": {"note": "long " * 60}},
+            ),
+            "edits": EditSummary(
+                steps=[
+                    EditStep(operation="trim", before=1000, after=500, facts={"dropped": NASTY, "size": 500}),
+                    EditStep(operation="extend", before=500, after=520, facts={"added": {"tokens": NASTY}}),
+                ],
+                kept=500,
+                keeps_ids=False,
+                files={"tokenizer.json": "rewritten", "a_very_long_name_of_a_file" * 5: "[/INST]"},
+                lines=100,
+                changed_lines=0.1,
+                changed_bytes=0.01,
+                broken=0,
+                bytes_per_token_before=4.0,
+                bytes_per_token_after=4.2,
+                unreachable=3,
+                unreachable_before=0,
+            ),
+            "heal": HealSummary(
+                objective="chunk_likelihood",
+                train="new",
+                corpus=["a/very/long/path/" * 12 + "corpus.txt"],
+                rows=500,
+                texts=480,
+                held_out_texts=48,
+                tokens=10_000,
+                tokens_read=40_000,
+                steps=3,
+                best_step=2,
+                ended="steps",
+                losses=[3.0, 2.0, 2.5],
+                held_out=[HeldOutScore(step=at, bits_per_byte=1 - at / 100) for at in range(3)],
+                before=1.0,
+                after=0.98,
+                base=0.9,
+            ),
+        }
+    )
 
 
 @pytest.fixture
