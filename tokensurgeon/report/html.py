@@ -71,7 +71,7 @@ def render_html(report: Report) -> str:
             compared=_compare(report),
             base=source_of(report, "base"),
             target=source_of(report, "target"),
-            sentence=summary_sentence(report).replace(" %", "\u00a0%"),
+            sentence=_prose(summary_sentence(report)),
             tokenizer=tokenizer_of(report),
             cards=_cards(report),
             specials=_specials(report)[:_MOST_SPECIALS],
@@ -116,7 +116,7 @@ def _environment() -> Environment:
         shape=shape,
         json=_json,
         solver=solver_sentence,
-        heal=heal_sentence,
+        heal=lambda heal: _prose(heal_sentence(heal)),
         bars=_bars,
         signed=signed,
         rows=_rows,
@@ -130,6 +130,11 @@ def _sections(body: str) -> list[tuple[str, Markup]]:
     """Anchor and title of every section that made it into the page."""
     found = re.findall(r'<section id="([^"]+)">\n<h2>(.*?)</h2>', body)
     return [(anchor, Markup(title)) for anchor, title in found]
+
+
+def _prose(text: str) -> str:
+    """Text that breaks no line between a number and its percent sign."""
+    return text.replace(" %", "\u00a0%")
 
 
 def _token(text: str) -> Markup:
