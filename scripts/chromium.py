@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,15 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+# Chromium listens on 3 and speaks on 4, which may be taken by these very pipes.
+CONNECT = """
+import os, sys
+for end, place in zip([os.dup(int(end)) for end in sys.argv[1:3]], (3, 4)):
+    os.dup2(end, place)
+    os.set_inheritable(place, True)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_chromium() -> str | None:
@@ -57,6 +67,9 @@ class Page:
         self._session: str | None = None
         self.complaints: list[str] = []
         self.requests: list[str] = []
+
+    def attach(self) -> None:
+        """Make the tab, and listen to what happens in it."""
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -151,25 +164,20 @@ def open_browser(program: str) -> Iterator[Page]:
     listens, orders = os.pipe()
     answers, speaks = os.pipe()
 
-    def connect() -> None:
-        # Chromium listens on 3 and speaks on 4, which may be taken by these very pipes.
-        high = [os.dup(end) for end in (listens, speaks)]
-        for end, place in zip(high, (3, 4), strict=True):
-            os.dup2(end, place)
-
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [program, "--headless", "--remote-debugging-pipe", f"--user-data-dir={profile}", *FLAGS]
         browser = subprocess.Popen(
-            [program, "--headless", "--remote-debugging-pipe", f"--user-data-dir={profile}", *FLAGS],
+            [sys.executable, "-IS", "-c", CONNECT, str(listens), str(speaks), *command],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=connect,
-            close_fds=False,
+            pass_fds=(listens, speaks),
         )
         os.close(listens)
         os.close(speaks)
         try:
             page = Page(answers, orders)
             try:
+                page.attach()
                 yield page
             finally:
                 page.close()

@@ -64,7 +64,8 @@ def test_a_verified_output_is_uploaded(call, uploads, output):
     assert (code, json.loads(out)["url"]) == (0, "https://hub/me/model"), err
     [asked] = uploads
     assert (asked["directory"], asked["public"]) == (output, False)
-    assert "now speaks the tokenizer of" in asked["message"]
+    assert asked["message"].startswith("Output of tokensurgeon ")
+    assert "name paths of this machine" in err
 
 
 def test_what_has_no_report_or_did_not_pass_is_not_uploaded(call, uploads, output, tmp_path):

@@ -34,7 +34,7 @@ def push(
     from tokensurgeon.checkpoint.hub import push_directory
     from tokensurgeon.checkpoint.verify import verify_checkpoint
     from tokensurgeon.report.model import load_report
-    from tokensurgeon.report.summary import checks_sentence, summary_sentence
+    from tokensurgeon.report.summary import checks_sentence
 
     report = load_report(directory)
     if not (report.checks and report.passed):
@@ -54,9 +54,13 @@ def push(
             "files as they were written",
             "make the output again; nothing was uploaded",
         )
-    address = push_directory(
-        directory, repository, public=public, message=message or summary_sentence(report).partition(". ")[0]
-    )
+    paths = [model.source for model in report.inputs if model.source.startswith(("/", "~"))]
+    if paths:
+        console.logger.warning(
+            "The model card and the report name paths of this machine, such as %s", paths[0]
+        )
+    message = message or f"Output of tokensurgeon {report.tool_version}"
+    address = push_directory(directory, repository, public=public, message=message)
     if as_json:
         console.print_json(
             {"schema_version": 1, "ok": True, "exit_code": 0, "error": None, "url": address, "public": public}
