@@ -267,11 +267,13 @@ def test_every_kind_of_model_reads_as_its_files_will(kind, made):
     _install(model, found.tensors)
     if model.get_output_embeddings().bias is not None:
         assert kind == "phi"
+    body = Body(healing._in_fast_dtype(model))
     texts = healing._Texts(plan, find_resources(plan), [], 4096).read()
     _, held_out = healing._divide(texts, plan.recipe.heal, 0)
-    nats = sum(float(NextToken().loss(Body(model), {}, [text])) for text in held_out)
+    nats = sum(float(NextToken().loss(body, {}, [text])) for text in held_out)
     size = sum(text.bytes for text in held_out)
-    assert found.told.after == pytest.approx(nats / size / 0.6931472, rel=1e-5)
+    # Texts beside each other round otherwise than alone.
+    assert found.told.after == pytest.approx(nats / size / 0.6931472, rel=2e-3)
 
 
 SAMPLE = "It's the children's kettle, the dog sleeps under 22 trees. Привет, été passait déjà; 日本語."

@@ -34,6 +34,7 @@ from tokensurgeon.plan import Plan
 from tokensurgeon.recipe.schema import HealRules
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor, spread_root
+from tokensurgeon.solvers.dictionary import fast_dtype
 from tokensurgeon.solvers.omp import is_out_of_memory
 from tokensurgeon.training.corpus import check_corpus, read_pieces
 from tokensurgeon.training.heal import Healed, Healer, Settings, Table, fingerprint
@@ -48,7 +49,7 @@ from tokensurgeon.training.objectives import (
 from tokensurgeon.vocab.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # Logits, their gradient and the softmax between them.
 _BYTES_A_LOGIT = 12
@@ -142,7 +143,7 @@ def heal_rows(
     free = {name: ids for name, ids in free.items() if ids}
     if not free:
         return _unchanged(plan, tensors, "no row was made")
-    student = Body(resources.reload_body(), rules.layer)
+    student = Body(_in_fast_dtype(resources.reload_body()), rules.layer)
     teachers, teacher = _find_teacher(plan, resources, student)
     _refuse_missing_layer(rules, student)
     trained = sorted({index for ids in free.values() for index in ids})
@@ -248,7 +249,12 @@ def _find_teacher(plan: Plan, resources: FileResources, student: Body) -> tuple[
     if place is None:
         return resources, student
     theirs = resources.of_model(place)
-    return theirs, Body(theirs.load_body(), rules.layer)
+    return theirs, Body(_in_fast_dtype(theirs.load_body()), rules.layer)
+
+
+def _in_fast_dtype(body: PreTrainedModel) -> PreTrainedModel:
+    """A body that costs as little as it can: what it says is averaged over many tokens."""
+    return body.to(fast_dtype(body.device))
 
 
 def _limit(body: Body) -> int:

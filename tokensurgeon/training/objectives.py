@@ -55,10 +55,10 @@ class Example:
 
 
 class Body:
-    """A causal language model that reads texts with tables it is given, in bfloat16 on a GPU.
+    """A causal language model that reads texts with tables it is given, in the dtype of its own weights.
 
     Args:
-        model: Of transformers; frozen here, and put in evaluation mode.
+        model: Of transformers, in one dtype; frozen here, and put in evaluation mode.
         layer: Whose hidden states it tells; -1 for the last.
     """
 
@@ -119,8 +119,9 @@ class Body:
         ids = pad_sequence(list(texts), batch_first=True).to(self.device)
         mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True).to(self.device)
         given = {"input_ids": ids, "attention_mask": mask, "use_cache": False, **options}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            return functional_call(self.model, dict(tables), (), given, tie_weights=False)
+        # Rows are float32 where they train.
+        cast = {name: rows.to(self.model.dtype) for name, rows in tables.items()}
+        return functional_call(self.model, cast, (), given, tie_weights=False)
 
 
 class Objective(Protocol):
