@@ -37,6 +37,9 @@ from tokensurgeon.recipe.schema import Auto
 START, END = "<!-- methods-bench:start -->", "<!-- methods-bench:end -->"
 SEED = 0
 
+# Takes over rows of another version of the base; the donors of this pair are none.
+_OTHER_VERSION = {"carry"}
+
 # What is measured besides every method with its defaults, by label.
 VARIANTS: dict[str, dict[str, Any]] = {
     "auto": {"method": "auto"},
@@ -197,7 +200,9 @@ def measure(direction: int, options: argparse.Namespace, cache: dict[str, Any]) 
     base, donor = options.models if direction == 1 else options.models[::-1]
     texts = read_texts(options.text, options.max_bytes)
     plan = make_plan_of(base, donor, {}, options)
-    entries: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS} | VARIANTS
+    entries: dict[str, dict[str, Any]] = {
+        name: {"method": name} for name in METHODS if name not in _OTHER_VERSION
+    } | VARIANTS
     if f"{direction}:base" not in cache:
         cache[f"{direction}:base"] = {"bits": apart(score, plan, None, texts)}
     for label, changes in entries.items():

@@ -136,7 +136,8 @@ def test_importing_the_package_loads_no_torch():
 
 
 VERBS = (
-    "run transplant heal trim extend supertokens merge train-tokenizer remap-ids plan verify calibrate eval"
+    "run transplant heal apply-to-finetune trim extend supertokens merge train-tokenizer remap-ids plan "
+    "verify calibrate eval"
 )
 
 

@@ -10,6 +10,9 @@ from typer.exceptions import TyperException
 
 from tokensurgeon import __version__, console
 from tokensurgeon.cli import (
+    apply_to_finetune as apply_to_finetune_verb,
+)
+from tokensurgeon.cli import (
     calibrate as calibrate_verb,
 )
 from tokensurgeon.cli import (
@@ -81,6 +84,7 @@ app = typer.Typer(
 app.command("run")(run_verb.run_recipe)
 app.command("transplant")(transplant_verb.transplant)
 app.command("heal")(heal_verb.heal)
+app.command("apply-to-finetune")(apply_to_finetune_verb.apply_to_finetune)
 app.command("trim")(trim_verb.trim)
 app.command("extend")(extend_verb.extend)
 app.command("supertokens")(supertokens_verb.supertokens)

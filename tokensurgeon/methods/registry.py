@@ -155,6 +155,14 @@ _LINES = (
         ("donor",),
     ),
     _line(
+        params.CarryParams,
+        "the row of a donor that is another version of the base, moved as shared rows moved",
+        "Ilharco et al. 2022 (task arithmetic), arXiv:2212.04089; Minixhofer et al. 2024 (ZeTT), "
+        "arXiv:2405.07883",
+        ("donor",),
+        distinct=True,
+    ),
+    _line(
         params.PiecesParams,
         "the base's own pieces of it, weighted in one of eight ways",
         "Gee et al. 2022 (FVT), arXiv:2402.09977; Kim et al. 2024 (EEVE), arXiv:2402.14714; Nakash et al. "

@@ -33,6 +33,7 @@ from tokensurgeon.methods.params.with_donor import (
     AffineParams,
     AffknnParams,
     AffompParams,
+    CarryParams,
     ClpParams,
     LandmarkPcaParams,
     MpRopeParams,
@@ -55,6 +56,7 @@ AnyMethod = Annotated[
     | MpRopeParams
     | RelrepParams
     | ClpParams
+    | CarryParams
     | PiecesParams
     | PieceRegressionParams
     | DetokenizeParams
@@ -81,6 +83,7 @@ __all__ = [
     "AffknnParams",
     "AffompParams",
     "AnyMethod",
+    "CarryParams",
     "ClpParams",
     "Cost",
     "Cw2vParams",

@@ -128,6 +128,17 @@ class AffineParams(_OneMap):
     learning_rate: float = Field(1e-3, gt=0, description="of sgd")
 
 
+class CarryParams(_OneMap):
+    """The donor's rows, for a base that is a fine-tune of what the donor was made of."""
+
+    name: Literal["carry"] = "carry"
+    ridge: float = Field(
+        1e-2,
+        ge=0,
+        description="of the map that predicts moves, in units of the mean variance of its dimensions",
+    )
+
+
 class ProcrustesParams(_OneMap):
     """A rotation between the centred spaces."""
 

@@ -1,0 +1,54 @@
+"""``tokensurgeon apply-to-finetune``: what was made for a base, given to a fine-tune of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tokensurgeon.cli.run import DryRun, Force, Json, Overrides, WorkDir, execute, with_options
+from tokensurgeon.errors import InputError
+from tokensurgeon.recipe.load import build_recipe
+
+
+def apply_to_finetune(
+    transplant: Annotated[
+        Path, typer.Argument(metavar="TRANSPLANT", help="An output of tokensurgeon, healed or not.")
+    ],
+    finetune: Annotated[str, typer.Argument(help="A fine-tune of the base that it was made of.")],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="A new directory.")],
+    text: Annotated[list[str] | None, typer.Option(help="Score this file in the report; repeatable.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
+    overrides: Overrides = None,
+    work_dir: WorkDir = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    force: Force = False,
+) -> None:
+    """Give FINETUNE the vocabulary of TRANSPLANT, with the rows made (and healed) there, and train nothing.
+
+    Rows of tokens that the fine-tune has stay its own; the others move as those rows moved in the fine-tune.
+    What `heal.train: vocabulary` changed in rows that were copied is not carried over.
+
+    \b
+    Examples:
+      tokensurgeon apply-to-finetune healed/ gemma-3-270m-it/ out/
+      tokensurgeon apply-to-finetune healed/ my-finetune/ out/ --text english.txt
+    """  # noqa: D301 - click wants the character, not its name
+    from tokensurgeon.checkpoint.expectation import FILE_NAME, load_expectation
+
+    if load_expectation(transplant) is None:
+        raise InputError(f"{transplant}: no {FILE_NAME}", "an output of tokensurgeon")
+    document: dict[str, Any] = {"base": finetune, "donor": str(transplant), "output": output}
+    document |= {"method": "carry", "trust_remote_code": trust_remote_code}
+    # Rows that were scaled and fitted already stay as they are.
+    document["new_rows"] = {"head_scale": 1.0, "head_fit": 0.0}
+    if text:
+        document["report"] = {"texts": text}
+    if device is not None:
+        document["runtime"] = {"device": device}
+    execute(
+        build_recipe(document, with_options(overrides, work_dir), "command line"), dry_run, as_json, force
+    )
