@@ -73,9 +73,14 @@ def setup_logging(quiet: bool = False) -> None:
     logger.addHandler(handler)
 
 
-def print_error(text: str) -> None:
-    """Write an error for a person to stderr."""
-    _console(stderr=True).print(Text("error: ", style="bold red") + Text(text), soft_wrap=True)
+def print_error(code: str, text: str) -> None:
+    """Write an error for a person to stderr.
+
+    Args:
+        code: What to look it up by.
+        text: What it says.
+    """
+    _console(stderr=True).print(Text(f"error {code}: ", style="bold red") + Text(text), soft_wrap=True)
 
 
 def print_result(text: str) -> None:
