@@ -1,7 +1,7 @@
 """Every code of a warning or an error: its title, what it means, and what to do about it.
 
-``TS001`` and so on are warnings: a run ends well with them, and they stand in its report. ``TE2`` and so on are
-errors, one for each exit code. Codes are stable: none is ever given to something else.
+``TS001`` and so on are warnings: a run ends well with them, and they stand in its report. ``TE2`` and so on
+are errors, one for each exit code. Codes are stable: none is ever given to something else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tokensurgeon.errors import (
     InputError,
-    Interrupted,
+    InterruptError,
     PolicyError,
     RecipeError,
     ResourceError,
@@ -38,15 +38,16 @@ class Explanation:
 CODES: dict[str, Explanation] = {
     "TS001": Explanation(
         "numbers are cut differently; expect worse arithmetic",
-        "The body learnt to calculate on the base's digit tokens, single digits for instance. The target cuts "
-        "the same numbers into other groups, which no method of making rows can teach the body to read.",
-        "Set keep_digits: true in the recipe, choose a target that cuts numbers as the base does, or heal the "
-        "output on text with numbers.",
+        "The body learnt to calculate on the base's digit tokens, single digits for instance. The target "
+        "cuts the same numbers into other groups, which no method of making rows can teach the body to "
+        "read.",
+        "Set keep_digits: true in the recipe, choose a target that cuts numbers as the base does, or heal "
+        "the output on text with numbers.",
     ),
     "TS002": Explanation(
         "more than one BOS in front of a prompt",
-        "The tokenizer adds a BOS and the chat template writes another one, or it adds two. Most models read "
-        "such prompts worse.",
+        "The tokenizer adds a BOS and the chat template writes another one, or it adds two. Most models "
+        "read such prompts worse.",
         "Tokenise rendered chats with add_special_tokens=False, or take the BOS out of the template.",
     ),
     "TS003": Explanation(
@@ -57,21 +58,22 @@ CODES: dict[str, Explanation] = {
     ),
     "TS004": Explanation(
         "several target tokens stand for the same bytes",
-        "They can only be told apart by id, as a byte piece and a letter of the same byte. Each is matched on "
-        "its own, by kind first.",
+        "They can only be told apart by id, as a byte piece and a letter of the same byte. Each is matched "
+        "on its own, by kind first.",
         "Nothing; `tokensurgeon inspect` and the report show examples.",
     ),
     "TS005": Explanation(
         "a chat marker has no counterpart in the base",
-        "The target's chat template writes special tokens that the base never saw. A method made their rows, "
-        "which say little of where a turn begins or ends.",
-        "Map each to what the base has instead, such as anchors.map: {'<|im_end|>': '<end_of_turn>'}, or train "
-        "on chats.",
+        "The target's chat template writes special tokens that the base never saw. A method made their "
+        "rows, which say little of where a turn begins or ends.",
+        "Map each to what the base has instead, such as anchors.map: {'<|im_end|>': '<end_of_turn>'}, or "
+        "train on chats.",
     ),
     "TS006": Explanation(
         "a config names a token that the target does not have",
         "A field such as pad_token_id named a base token without a counterpart. It is null in the output.",
-        "Set the field in the output's config by hand if a program needs it, or map the token with anchors.map.",
+        "Set the field in the output's config by hand if a program needs it, or map the token with "
+        "anchors.map.",
     ),
     "TS007": Explanation(
         "config.json and the stored embedding disagree on the vocabulary size",
@@ -80,8 +82,8 @@ CODES: dict[str, Explanation] = {
     ),
     "TS008": Explanation(
         "the tokenizers normalise text differently",
-        "One of them folds case, strips accents or rewrites letters, the other does not. Tokens are matched by "
-        "what is left after that, and the output reads text as the target leaves it.",
+        "One of them folds case, strips accents or rewrites letters, the other does not. Tokens are matched "
+        "by what is left after that, and the output reads text as the target leaves it.",
         "Choose a cased target for a cased base; otherwise expect the output to miss what the target drops.",
     ),
     "TS009": Explanation(
@@ -92,16 +94,16 @@ CODES: dict[str, Explanation] = {
     ),
     "TS010": Explanation(
         "new tokens share one row",
-        "A method gave several tokens the same row, as `mean` and `zero` do by design and others do where all "
-        "they know of the tokens is equal. The model cannot tell them apart.",
+        "A method gave several tokens the same row, as `mean` and `zero` do by design and others do where "
+        "all they know of the tokens is equal. The model cannot tell them apart.",
         "Choose a method that tells tokens apart, or heal the output.",
     ),
     "TS011": Explanation(
         "AutoTokenizer frames texts with other special tokens than tokenizer.json",
         "The class that transformers chooses adds BOS or EOS by its own rule; or it gives other ids, which "
         "verify.allow_reader_mismatch let pass.",
-        "Compare ids in the program that will read the output; PreTrainedTokenizerFast reads tokenizer.json as "
-        "it is.",
+        "Compare ids in the program that will read the output; PreTrainedTokenizerFast reads tokenizer.json "
+        "as it is.",
     ),
     "TS012": Explanation(
         "warnings while the output was loaded",
@@ -110,8 +112,8 @@ CODES: dict[str, Explanation] = {
     ),
     "TS013": Explanation(
         "base pieces do not spell all bytes of some tokens",
-        "The base's tokenizer has no token for some bytes, so that methods that read pieces know only a part of "
-        "these tokens.",
+        "The base's tokenizer has no token for some bytes, so that methods that read pieces know only a "
+        "part of these tokens.",
         "Use a method with a donor for them, or spell them with anchors.map.",
     ),
     "TS014": Explanation(
@@ -138,7 +140,8 @@ CODES: dict[str, Explanation] = {
     "TS018": Explanation(
         "the texts were not scored",
         "The output is finished and verified, but bits per byte could not be measured, for the reason given.",
-        "Mend that, and run `tokensurgeon eval BASE OUT --text FILE`; --max-bpb-increase refuses such outputs.",
+        "Mend that, and run `tokensurgeon eval BASE OUT --text FILE`; --max-bpb-increase refuses such "
+        "outputs.",
     ),
     "TS019": Explanation(
         "the base opens every prompt with BOS, the target's tokenizer does not",
@@ -157,8 +160,8 @@ CODES: dict[str, Explanation] = {
     ),
     "TS022": Explanation(
         "ids of texts with numbers differ from those of the raw target's tokenizer",
-        "keep_digits rewrote tokenizer.json to cut numbers as the base does. Data that the raw target tokenised "
-        "has other ids wherever there are digits.",
+        "keep_digits rewrote tokenizer.json to cut numbers as the base does. Data that the raw target "
+        "tokenised has other ids wherever there are digits.",
         "Tokenise data for the output with the output's own tokenizer.",
     ),
     "TS023": Explanation(
@@ -178,7 +181,8 @@ CODES: dict[str, Explanation] = {
     ),
     "TS026": Explanation(
         "healing changed nothing",
-        "No held-out score was better than that of the rows as they were made, or there was nothing to train.",
+        "No held-out score was better than that of the rows as they were made, or there was nothing to "
+        "train.",
         "Give more text, text of the kind the model is for, or more steps.",
     ),
     TokensurgeonError.code: Explanation(
@@ -188,9 +192,10 @@ CODES: dict[str, Explanation] = {
     ),
     RecipeError.code: Explanation(
         "the recipe or the command line is wrong",
-        "A key, an option or a value is unknown, or several do not go together. All mistakes of a recipe are "
-        "listed at once; nothing was read or written.",
-        "Change what the message names; `tokensurgeon VERB --help` and `tokensurgeon recipes` show what there is.",
+        "A key, an option or a value is unknown, or several do not go together. All mistakes of a recipe "
+        "are listed at once; nothing was read or written.",
+        "Change what the message names; `tokensurgeon VERB --help` and `tokensurgeon recipes` show what "
+        "there is.",
     ),
     InputError.code: Explanation(
         "an input cannot be used as it is",
@@ -199,14 +204,15 @@ CODES: dict[str, Explanation] = {
     ),
     PolicyError.code: Explanation(
         "refused until it is allowed",
-        "It could be done, but may harm: an output exists, a model brings its own code or pickles, there are "
-        "too few anchors for good rows.",
+        "It could be done, but may harm: an output exists, a model brings its own code or pickles, there "
+        "are too few anchors for good rows.",
         "If you are sure, give what the message names, such as --force or --trust-remote-code.",
     ),
     VerificationError.code: Explanation(
         "a checkpoint is not what it should be",
-        "A check failed: of `verify`, of an output before it appears, of a draft by the rule of an engine; or an "
-        "output has a warning of --fail-on, or costs more bits per byte than --max-bpb-increase allows.",
+        "A check failed: of `verify`, of an output before it appears, of a draft by the rule of an engine; "
+        "or an output has a warning of --fail-on, or costs more bits per byte than --max-bpb-increase "
+        "allows.",
         "A run has published nothing; the message names each check with what was found.",
     ),
     ResourceError.code: Explanation(
@@ -214,7 +220,7 @@ CODES: dict[str, Explanation] = {
         "The run would need more than there is, or met the end of it.",
         "Free some, lower runtime.memory_gb, or choose another place for the output.",
     ),
-    Interrupted.code: Explanation(
+    InterruptError.code: Explanation(
         "interrupted",
         "Ctrl-C ended the program. No output was left behind.",
         "Run it again; with --work-dir a long run goes on from the batches that it had finished.",
@@ -245,4 +251,3 @@ def find_code(name: str) -> str:
             else "`tokensurgeon --explain all` lists them",
         )
     return code
-

@@ -1,4 +1,4 @@
-"""Every error a user can cause, each with the exit code the command line ends with, and a code to look it up by.
+"""Every error a user can cause, each with the exit code the command line ends with, and a code.
 
 ::
 
@@ -8,7 +8,7 @@
     ├── PolicyError          4  refused by policy: remote code, pickle, too few anchors, output exists
     ├── VerificationError    5  a checkpoint is not what it should be
     ├── ResourceError        6  memory or disk
-    └── Interrupted        130  Ctrl-C
+    └── InterruptError     130  Ctrl-C
 
 Anything else that reaches the command line is a bug: exit code 1 and a traceback.
 ``codes`` explains ``TE2`` and so on, and ``TE1`` for a bug.
@@ -83,7 +83,7 @@ class ResourceError(TokensurgeonError):
     code = "TE6"
 
 
-class Interrupted(TokensurgeonError):
+class InterruptError(TokensurgeonError):
     """The user ended the program."""
 
     exit_code = 130

@@ -68,7 +68,7 @@ from tokensurgeon.cli import (
 )
 from tokensurgeon.cli.complete import complete_code
 from tokensurgeon.codes import CODES, find_code
-from tokensurgeon.errors import Interrupted, RecipeError, TokensurgeonError
+from tokensurgeon.errors import InterruptError, RecipeError, TokensurgeonError
 
 app = typer.Typer(
     name="tokensurgeon",
@@ -161,12 +161,12 @@ def main() -> None:
     except TyperException as error:
         code = _fail(_usage_error(error))
     except (KeyboardInterrupt, typer.Abort):
-        code = Interrupted.exit_code
+        code = InterruptError.exit_code
     except Exception as error:
         _print_failure(TokensurgeonError(f"{type(error).__name__}: {error}"), type(error).__name__)
         raise
-    if code == Interrupted.exit_code:  # also what typer makes of Ctrl-C inside a verb
-        code = _fail(Interrupted("interrupted; nothing was written"))
+    if code == InterruptError.exit_code:  # also what typer makes of Ctrl-C inside a verb
+        code = _fail(InterruptError("interrupted; nothing was written"))
     sys.exit(code or 0)
 
 
