@@ -54,12 +54,26 @@ ARROWS = {
     "calibration": {"hidden_anchors", "pipeline", "plan", "rows", "batches", "parallel", "recipe"}
     | {"checkpoint", "methods", "evaluation"},
     "limits": {"recipe", "report"},
+    "record": {"recipe", "checkpoint"},
     "pipeline": {"plan", "hidden_anchors", "choice", "surgery", "healing", "edits", "batches", "parallel"}
-    | {"evidence", "limits", "device", "recipe", "vocab", "resources", "rows", "checkpoint", "methods", "report"}
+    | {
+        "evidence",
+        "limits",
+        "record",
+        "device",
+        "recipe",
+        "vocab",
+        "resources",
+        "rows",
+        "checkpoint",
+        "methods",
+        "report",
+    }
     | {"evaluation"},
     "cli": {
         "calibration",
         "pipeline",
+        "record",
         "plan",
         "device",
         "recipe",

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokensurgeon import __version__
 from tokensurgeon.checkpoint.expectation import row_digests
 from tokensurgeon.checkpoint.layout import TensorRole
-from tokensurgeon.checkpoint.sidefiles import ID_MAP, read_card
+from tokensurgeon.checkpoint.sidefiles import ID_MAP, RECORD, read_card
 from tokensurgeon.checkpoint.stream import hash_all, hash_file
 from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.choice import Choice
@@ -66,7 +66,7 @@ def gather_evidence(
     return r.Report(
         tool_version=__version__,
         versions={name: version(name) for name in _LIBRARIES},
-        recipe=plan.recipe.model_dump(mode="json", exclude={"output": True, "runtime": {"work_dir"}}),
+        recipe=plan.recipe.told(),
         inputs=_inputs(plan),
         vocabulary=_vocabulary(plan),
         matching=_matching(plan),
@@ -361,6 +361,7 @@ def _files(plan: Plan, tensors: list[NewTensor]) -> dict[str, str]:
             "report.json",
             "report.html",
             "provenance.json",
+            RECORD,
         ),
         "rebuilt",
     )

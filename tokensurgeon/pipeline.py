@@ -45,6 +45,7 @@ from tokensurgeon.notices import Notice
 from tokensurgeon.parallel import Processes, connect
 from tokensurgeon.plan import Plan, make_plan
 from tokensurgeon.recipe.schema import Auto, Recipe
+from tokensurgeon.record import model_name, write_record
 from tokensurgeon.report.card import render_card
 from tokensurgeon.report.html import render_html
 from tokensurgeon.report.model import DraftSummary, DraftVerdict, LossAnatomy, Report, TextScore
@@ -147,8 +148,18 @@ def _produce(
         (stage / "report.json").write_text(report.dump(), encoding="utf-8")
         (stage / "report.html").write_text(render_html(report), encoding="utf-8")
         (stage / "README.md").write_text(render_card(report), encoding="utf-8")
+        write_record(plan.asked or recipe, stage, _known_digests(report))
     batches.clear()
     return report
+
+
+def _known_digests(report: Report) -> dict[str, str]:
+    """What the report has hashed, by the names that a record has for it."""
+    return {
+        f"{model_name(read.source, read.revision)}/{name}": digest
+        for read in report.inputs
+        for name, digest in read.files.items()
+    }
 
 
 def _hide(plan: Plan, resources: FileResources) -> tuple[Hidden, list[NewTensor]] | None:
@@ -206,12 +217,13 @@ def preflight(recipe: Recipe, force: bool) -> Plan:
     return plan
 
 
-def write_tokenizer_only(recipe: Recipe, *, force: bool = False) -> EditedTokenizer:
+def edit_tokenizer_only(recipe: Recipe, *, force: bool = False, dry_run: bool = False) -> EditedTokenizer:
     """Edit a tokenizer and publish its directory, without a model.
 
     Args:
         recipe: Its base, edits and output count; the base needs no weights.
         force: Replace an existing output.
+        dry_run: Publish nothing.
 
     Returns:
         What the edits made.
@@ -223,9 +235,12 @@ def write_tokenizer_only(recipe: Recipe, *, force: bool = False) -> EditedTokeni
     refuse_existing(output, force)
     source = resolve_checkpoint(recipe.base.path, recipe.base.revision, "none")
     edited = edit_tokenizer(source, recipe.edits)
+    if dry_run:
+        return edited
     with staged_directory(output, force) as stage:
         shutil.copytree(edited.folder, stage, dirs_exist_ok=True)
         (stage / ID_MAP).write_text(dump_id_map(edited), encoding="utf-8")
+        write_record(recipe, stage, tokenizer_only=True)
     return edited
 
 
@@ -264,7 +279,7 @@ def settle_method(plan: Plan, resources: FileResources, processes: Processes) ->
         logger.info("Choosing among %d methods", len(rules.tried))
         choice = processes.exchange(_choose(plan, resources) if processes.is_main else None)[0]
     recipe = settle(plan.recipe, choice)
-    return replace(plan, recipe=recipe), choice
+    return replace(plan, recipe=recipe, asked=plan.recipe), choice
 
 
 def _digest(plan: Plan, resources: FileResources) -> str:

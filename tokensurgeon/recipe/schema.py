@@ -417,6 +417,10 @@ class Recipe(_Part):
         chosen = getattr(self.method, end) if isinstance(self.method, PerEnd) else self.method
         return chosen if isinstance(chosen, tuple) else (chosen,)
 
+    def told(self) -> dict[str, Any]:
+        """What is asked for, as JSON; where it is written is no part of that."""
+        return self.model_dump(mode="json", exclude={"output": True, "runtime": {"work_dir"}})
+
     @property
     def runs_base(self) -> bool:
         """Whether something is chosen, or learnt, by running the base."""
