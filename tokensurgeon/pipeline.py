@@ -87,7 +87,7 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
     processes = connect(recipe.runtime.device)
     with processes.together():
         logger.info("Reading tokenizers and headers")
-        plan = preflight(recipe, force)
+        plan = replace(preflight(recipe, force), asked=recipe)
         work_dir = recipe.runtime.work_dir
         resources = find_resources(plan)
         plan, choice = settle_method(plan, resources, processes)
@@ -279,7 +279,7 @@ def settle_method(plan: Plan, resources: FileResources, processes: Processes) ->
         logger.info("Choosing among %d methods", len(rules.tried))
         choice = processes.exchange(_choose(plan, resources) if processes.is_main else None)[0]
     recipe = settle(plan.recipe, choice)
-    return replace(plan, recipe=recipe, asked=plan.recipe), choice
+    return replace(plan, recipe=recipe), choice
 
 
 def _digest(plan: Plan, resources: FileResources) -> str:

@@ -67,7 +67,7 @@ class Plan:
         notices: Warnings so far.
         edited: What the recipe's edits made of the target's tokenizer; None without edits.
         donor_ids: Target id to the donor's id of the same token; None where they are equal.
-        asked: The recipe before its methods were chosen; None where it names them.
+        asked: The recipe as a user gave it, before candidates and methods were filled in; None outside a run.
     """
 
     recipe: Recipe

@@ -1,6 +1,6 @@
 """What an output was made from, kept in it, so that a later run can tell that nothing has changed since.
 
-Every string of a recipe that names a file or a directory is an input: of a directory, all that a run may read.
+Every string of a recipe that names a file or a directory is an input; of a directory, what a run may read.
 """
 
 from __future__ import annotations

@@ -209,6 +209,9 @@ def _nearest(path: list[str], model: type[BaseModel] | None) -> str:
     Args:
         path: Of the unknown key.
         model: What it is a key of, where the path does not tell.
+
+    Returns:
+        Text to put behind the mistake.
     """
     models = [model] if model is not None else [PerEnd] if path[0] == "method" else [Recipe]
     for part in path[:-1] if model is None and path[0] != "method" else ():

@@ -217,7 +217,7 @@ def _as_warning(name: str) -> str:
     except RecipeError as error:
         raise ValueError(f"{error.found}: {error.next_step}") from error
     if not code.startswith("TS"):
-        raise ValueError(f"{code} is an error, which fails in any case; expected codes of warnings")
+        raise ValueError(f"an error such as {code} fails in any case; expected codes of warnings")
     return code
 
 
