@@ -118,13 +118,15 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         columns: Column heads; those after the first are right-aligned when all their cells are numbers.
         rows: One list of cells a row.
     """
-    table = Table(title=Text(title), title_justify="left", show_edge=False, pad_edge=False)
+    table = Table(show_edge=False, pad_edge=False)
     for index, name in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
         table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*[Text(cell) for cell in row])
-    _console(stderr=False).print(table)
+    screen = _console(stderr=False)
+    screen.print(Text(title, style="italic"), soft_wrap=True)  # of a table, it would be as narrow
+    screen.print(table)
 
 
 def _is_number(cell: str) -> bool:
