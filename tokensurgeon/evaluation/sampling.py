@@ -67,7 +67,7 @@ def sample_texts(
     if start is None:
         raise InputError(f"{model.name_or_path}: no BOS, EOS or padding token", "a token that opens a text")
     texts: list[str] = []
-    with progress("the base writes", samples * new_tokens, "tokens") as advance:
+    with progress("writing texts", samples * new_tokens, "tokens") as advance:
         draw = _Draw(len(model.get_input_embeddings().weight), seed, allowed, model.device, advance)
         for count in [_TEXTS_AT_A_TIME] * (samples // _TEXTS_AT_A_TIME) + [samples % _TEXTS_AT_A_TIME]:
             if not count:
