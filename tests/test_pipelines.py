@@ -14,9 +14,14 @@ import pytest
 import yaml
 
 from tokensurgeon.cli.app import main
-from tokensurgeon.errors import RecipeError
-from tokensurgeon.recipe.load import build_recipe
+from tokensurgeon.errors import RecipeError, VerificationError
+from tokensurgeon.limits import refuse_costly
+from tokensurgeon.notices import Notice
+from tokensurgeon.recipe.load import build_recipe, load_recipe
+from tokensurgeon.recipe.schema import VerifyRules
 from tokensurgeon.recipe.shipped import recipe_folder, shipped_recipes
+from tokensurgeon.record import find_inputs
+from tokensurgeon.report.model import TextScore
 
 TEXT = "The quick brown fox jumps over the lazy dog.\n" * 30
 
@@ -152,13 +157,35 @@ def test_a_corpus_is_an_input_and_a_tokenizer_alone_is_no_model(folder, call):
     assert call(*edit, "--tokenizer-only")[0] == 4
 
 
-def test_a_word_of_the_recipe_is_no_input_though_a_file_has_its_name(folder, call):
+def test_a_word_of_the_recipe_is_no_input_though_a_file_has_its_name(folder):
     (folder / "mean").write_text("x")
     (folder / "target").mkdir()
     (folder / "target" / "a.json").write_text("x")
-    assert call(*SKIP)[0] == 0
-    inputs = json.loads((folder / "out" / "made_from.json").read_text())["inputs"]
-    assert {name.split("/")[0] for name in inputs} == {"base", "donor"}
+    recipe = load_recipe(Path("recipe.yaml"), ["report.texts=[text.txt]"])
+    assert {name.split("/")[0] for name in find_inputs(recipe)} == {"base", "donor", "text.txt"}
+
+
+def test_files_that_an_edit_or_a_resource_names_are_inputs(folder):
+    for name in ("keep.txt", "corpus.txt", "left.txt", "right.txt", "heal.txt"):
+        (folder / name).write_text("x")
+    recipe = build_recipe(
+        {
+            "base": "base",
+            "output": "out",
+            "edits": [
+                {"operation": "trim", "keep": ["keep.txt"]},
+                {"operation": "union", "tokenizer": "donor"},
+            ],
+            "resources": {
+                "corpus": ["corpus.txt"],
+                "parallel": [{"base": "left.txt", "target": "right.txt"}],
+            },
+            "heal": {"corpus": ["heal.txt"], "teacher": {"path": "donor"}},
+        }
+    )
+    found = find_inputs(recipe)
+    assert {"keep.txt", "corpus.txt", "left.txt", "right.txt", "heal.txt"} <= found.keys()
+    assert {"base/model.safetensors", "donor/model.safetensors", "donor/tokenizer.json"} <= found.keys()
 
 
 def test_a_warning_that_is_denied_fails_before_a_row_is_made(folder, call, monkeypatch):
@@ -180,7 +207,6 @@ def test_a_warning_that_comes_late_is_denied_too(folder, call):
     assert "TS010: new tokens share one row" in err
     assert not (folder / "out").exists()
     assert not list(folder.glob(".out*"))
-    assert call("run", "recipe.yaml", "--fail-on", "TS017", "--fail-on", "TS003")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -205,12 +231,27 @@ def test_an_output_that_costs_too_much_is_not_published(folder, call):
     assert not (folder / "out").exists()
 
 
-def test_a_cost_that_is_not_known_is_too_much(folder, call, monkeypatch):
-    monkeypatch.setattr("tokensurgeon.pipeline._score", lambda *_: [])
-    code, _, err = call("run", "recipe.yaml", "--set", "report.texts=[text.txt]", "--max-bpb-increase", "1")
-    assert code == 5
-    assert "not known" in err
-    assert not (folder / "out").exists()
+def score(text: str, base: float, output: float) -> TextScore:
+    return TextScore(
+        text=text, bytes=9, base=base, output=output, base_bytes_per_token=3, output_bytes_per_token=3
+    )
+
+
+def test_every_text_has_to_cost_little_enough():
+    rules = VerifyRules(max_bpb_increase=0.15)
+    scores = [score("a.txt", 1.0, 1.15), score("b.txt", 2.0, 1.5)]
+    refuse_costly(rules, scores[1:], [])
+    with pytest.raises(VerificationError, match=r"a\.txt: 1\.000 -> 1\.160 .* \+0\.160, too much\nb\.txt"):
+        refuse_costly(rules, [score("a.txt", 1.0, 1.16), scores[1]], [])
+    refuse_costly(VerifyRules(), [score("a.txt", 1.0, 9.0)], [])
+
+
+def test_a_cost_that_is_not_known_is_too_much():
+    rules = VerifyRules(max_bpb_increase=9)
+    with pytest.raises(VerificationError, match="not known: the texts were not scored: killed"):
+        refuse_costly(rules, [], [Notice("TS018", "killed")])
+    with pytest.raises(VerificationError, match="too much"):
+        refuse_costly(rules, [score("a.txt", 1.0, float("nan"))], [])
 
 
 def test_a_largest_cost_needs_texts(folder, call):
@@ -242,7 +283,7 @@ def test_the_workflow_for_github_runs_as_it_stands(folder, call):
     assert len(commands) == 3
     (folder / "recipe.yaml").write_text(
         "base: base\noutput: elsewhere\nedits: [{operation: trim, corpus: [text.txt]}]\n"
-        "report: {texts: [text.txt], max_bytes: 400}\n"
+        "report: {texts: [text.txt], max_bytes: 400}\nverify: {forward: false}\n"
     )
     for command in commands:
         code, _, err = call(*shlex.split(command)[1:])

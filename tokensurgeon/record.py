@@ -59,7 +59,7 @@ def write_record(
         tokenizer_only: Whether it is a tokenizer without a model.
     """
     known = known or {}
-    files = _find_inputs(recipe)
+    files = find_inputs(recipe)
     missing = {name: path for name, path in files.items() if name not in known}
     inputs = {name: known[name] for name in files if name in known} | _hash(missing)
     record = Record(
@@ -93,7 +93,7 @@ def is_unchanged(recipe: Recipe, *, tokenizer_only: bool = False) -> bool:
     asked = (__version__, tokenizer_only, recipe.told(), _sizes(output))
     if asked != (record.tool_version, record.tokenizer_only, record.recipe, record.outputs):
         return False
-    files = _find_inputs(recipe)
+    files = find_inputs(recipe)
     return files.keys() == record.inputs.keys() and _hash(files) == record.inputs
 
 
@@ -123,7 +123,18 @@ def _hash(files: Mapping[str, Path]) -> dict[str, str]:
         return dict(zip(files, hash_all(hash_file, files.values(), advance), strict=True))
 
 
-def _find_inputs(recipe: Recipe) -> dict[str, Path]:
+def find_inputs(recipe: Recipe) -> dict[str, Path]:
+    """Every file that a run of a recipe may read.
+
+    Args:
+        recipe: Any recipe.
+
+    Returns:
+        Where each lies, by its path as the recipe leads to it.
+
+    Raises:
+        InputError: A model is not there.
+    """
     found: dict[str, Path] = {}
     for key, place in _places(recipe):
         weights = _WEIGHTS.get(key, "none")
