@@ -36,6 +36,7 @@ BAD_INPUT = {
     "methods": ["no-such-method"],
     "recipes": ["no-such-recipe"],
     "report": [NOWHERE],
+    "push": [NOWHERE, "me/model"],
 }
 
 
@@ -94,7 +95,7 @@ def place(make_model, sentencepiece, byte_level, tmp_path_factory):
     return folder
 
 
-# In this order: later ones read what earlier ones wrote.
+# In this order: later ones read what earlier ones wrote. To push needs a hub, which its own tests stand in for.
 GOOD = {
     "run": ["recipe.yaml"],
     "transplant": ["base", "donor", "mean", "--method", "mean", "--set", "verify.forward=false"],
@@ -118,7 +119,7 @@ GOOD = {
 
 
 def test_success_is_one_document_for_every_verb(call, place, monkeypatch):
-    assert set(GOOD) == set(VERBS)
+    assert set(GOOD) == set(VERBS) - {"push"}
     monkeypatch.chdir(place)
     for verb, arguments in GOOD.items():
         code, out, err = call("-q", verb, *arguments, "--json")
