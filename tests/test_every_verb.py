@@ -95,7 +95,7 @@ def place(make_model, sentencepiece, byte_level, tmp_path_factory):
     return folder
 
 
-# In this order: later ones read what earlier ones wrote. To push needs a hub, which its own tests stand in for.
+# In this order: later ones read what earlier ones wrote. Pushing needs a hub; its own tests stand in for one.
 GOOD = {
     "run": ["recipe.yaml"],
     "transplant": ["base", "donor", "mean", "--method", "mean", "--set", "verify.forward=false"],
