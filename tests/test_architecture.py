@@ -18,6 +18,7 @@ ARROWS = {
     "errors": set(),
     "console": set(),
     "notices": set(),
+    "codes": set(),
     "recipe": {"methods", "edits"},
     "edits": {"vocab", "checkpoint", "evaluation"},
     "lexicon": {"vocab", "methods"},
@@ -52,12 +53,27 @@ ARROWS = {
     | {"lessons", "checkpoint", "methods", "evaluation"},
     "calibration": {"hidden_anchors", "pipeline", "plan", "rows", "batches", "parallel", "recipe"}
     | {"checkpoint", "methods", "evaluation"},
+    "limits": {"recipe", "report"},
+    "record": {"recipe", "checkpoint"},
     "pipeline": {"plan", "hidden_anchors", "choice", "surgery", "healing", "edits", "batches", "parallel"}
-    | {"evidence", "device", "recipe", "vocab", "resources", "rows", "checkpoint", "methods", "report"}
+    | {
+        "evidence",
+        "limits",
+        "record",
+        "device",
+        "recipe",
+        "vocab",
+        "resources",
+        "rows",
+        "checkpoint",
+        "methods",
+        "report",
+    }
     | {"evaluation"},
     "cli": {
         "calibration",
         "pipeline",
+        "record",
         "plan",
         "device",
         "recipe",
@@ -70,7 +86,7 @@ ARROWS = {
     }
     | {"report"},
 }
-EVERYWHERE = {"errors", "console", "notices", ""}
+EVERYWHERE = {"errors", "console", "notices", "codes", ""}
 
 
 def room_of(path: Path) -> str:

@@ -34,7 +34,7 @@ def refuses(monkeypatch, capsys, tmp_path):
             main()
         captured = capsys.readouterr()
         assert message in captured.err
-        assert captured.err.count("error:") == 1
+        assert captured.err.count(f"error TE{code}: ") == 1
         assert "Traceback" not in captured.err
         assert captured.out == ""
         assert "\x1b" not in captured.err

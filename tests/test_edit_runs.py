@@ -372,3 +372,54 @@ def test_supertokens_may_take_the_place_of_the_least_used_tokens(byte_level, cor
     assert edited.steps[0].facts["removed"] > 0
     assert len(edited.after.encode(TEXT)) < len(edited.before.encode(TEXT))
     assert edited.after.tokenizer.decode(edited.after.encode(TEXT)) == TEXT
+
+
+def refused(monkeypatch, capsys, code: int, *words: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["tokensurgeon", *words])
+    with pytest.raises(SystemExit, match=rf"^{code}$"):
+        main()
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "key"),
+    [
+        ("trim", "--size", "size"),
+        ("trim", "--least", "least"),
+        ("trim", "--multiple-of", "multiple_of"),
+        ("extend", "--count", "count"),
+        ("supertokens", "--most-words", "most_words"),
+        ("train-tokenizer", "--growth", "growth"),
+    ],
+)
+def test_an_option_of_zero_is_refused_and_not_forgotten(
+    verb, option, key, byte_level, corpus, tmp_path, monkeypatch, capsys
+):
+    line = [verb, str(byte_level), str(tmp_path / "out"), "--corpus", str(corpus), option, "0"]
+    assert f"edits.0.{key}: 0" in refused(monkeypatch, capsys, 2, *line).replace("0.0;", "0;")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_alone_refuses_what_only_a_model_has(byte_level, corpus, tmp_path, monkeypatch, capsys):
+    line = ["extend", str(byte_level), str(tmp_path / "out"), "--corpus", str(corpus), "--count", "3"]
+    for words, named in {
+        ("--text", str(corpus)): "report",
+        ("--method", "mean"): "method",
+        ("--donor", "elsewhere"): "donor",
+        ("--set", "rows=exact"): "rows",
+        ("--fail-on", "TS001"): "verify",
+    }.items():
+        err = refused(monkeypatch, capsys, 2, *line, "--tokenizer-only", *words)
+        assert f"--tokenizer-only with {named}" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_alone_can_be_planned_and_set(byte_level, corpus, tmp_path, monkeypatch, capsys):
+    line = ["trim", str(byte_level), str(tmp_path / "out"), "--corpus", str(corpus), "--tokenizer-only"]
+    planned = command(monkeypatch, capsys, *line, "--dry-run")
+    assert planned["dry_run"]
+    assert not (tmp_path / "out").exists()
+    smaller = f"edits=[{{operation: trim, corpus: [{corpus}], size: 285}}]"
+    written = command(monkeypatch, capsys, *line, "--set", smaller, "--set", f"output={tmp_path / 'small'}")
+    assert written["facts"]["tokens_after"] <= 285 < planned["facts"]["tokens_after"]
+    assert len(load_vocabulary(tmp_path / "small")) == written["facts"]["tokens_after"]

@@ -95,9 +95,9 @@ main()
 @pytest.mark.parametrize(
     ("rank", "place", "failure", "message"),
     [
-        (1, "Omp.solve", "raise InputError('the donor broke')", "error: the donor broke"),
-        (1, "pipeline.preflight", "raise InputError('no such file here')", "error: no such file here"),
-        (0, "pipeline.verify_checkpoint", "raise InputError('not as planned')", "error: not as planned"),
+        (1, "Omp.solve", "raise InputError('the donor broke')", "error TE3: the donor broke"),
+        (1, "pipeline.preflight", "raise InputError('no such file here')", "error TE3: no such file here"),
+        (0, "pipeline.verify_checkpoint", "raise InputError('not as planned')", "error TE3: not as planned"),
         (1, "Omp.solve", "raise ZeroDivisionError('a bug')", "ZeroDivisionError: a bug"),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_failing_process_fails_all_with_one_message(rank, place, failure, mess
     done = launch(program, "run", recipe, "--set", f"output={tmp_path / 'out'}")
     assert done.returncode != 0
     assert done.stderr.count(message) == 1, done.stderr
-    assert done.stderr.count("error: ") == ("error" in message)
+    assert done.stderr.count("error TE") == ("error" in message)
     assert not list(tmp_path.glob("*out*"))
 
 

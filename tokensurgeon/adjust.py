@@ -199,11 +199,11 @@ def _choose_scale(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> 
 
         def measure(scale: float) -> float:
             found = reader.bits(scale_heads(plan, tensors, scale))
-            logger.info("head_scale %.2f: %.4f bits per byte", scale, found)
             advance()
             return found
 
         best, known = climb(measure)
+    logger.info("head_scale %.2f: %.4f bits per byte, %.4f at 1", best, known[best], known[1.0])
     note = (
         f"head_scale {best:g}, chosen on text sampled from the base: "
         f"{known[1.0]:.3f} bits per byte at 1, {known[best]:.3f} at {best:g}"
@@ -241,16 +241,18 @@ def _fitted(plan: Plan, new: NewTensor, states: Tensor, following: Tensor) -> Te
     used = torch.tensor([i for i in plan.match.base.tokens if i < len(base)], dtype=torch.int64)
     root = spread_root(base, used) * plan.recipe.new_rows.head_fit
     rows = new.data.to(states.device, torch.float32)
-    found = fit_softmax_rows(
-        states,
-        following,
-        rows,
-        torch.tensor(ids, device=states.device),
-        root.to(states),
-        groups=group_by_script([plan.match.target.tokens[index] for index in ids]).to(states.device),
-        passes=PASSES,
-        seed=plan.recipe.runtime.seed,
-    )
+    with progress("fitting lm_head rows", PASSES * len(states), "tokens") as advance:
+        found = fit_softmax_rows(
+            states,
+            following,
+            rows,
+            torch.tensor(ids, device=states.device),
+            root.to(states),
+            groups=group_by_script([plan.match.target.tokens[index] for index in ids]).to(states.device),
+            passes=PASSES,
+            seed=plan.recipe.runtime.seed,
+            advance=advance,
+        )
     return found.cpu()
 
 

@@ -133,7 +133,7 @@ def choose_method(plan: Plan, resources: FileResources) -> Choice:
 
     base_bits = read()
     tried: list[Tried] = []
-    with progress("choosing a method", len(rules.tried)) as advance:
+    with progress("choosing a method", len(rules.tried), "methods") as advance:
         for method in rules.tried:
             made = make_hidden(hidden, method, resources, Batches(Processes()))
             asked: tuple[Ends, ...] = ("both",) if made[0].tied else ("embedding", "lm_head")

@@ -13,19 +13,34 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from threading import Lock, Thread
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 logger = logging.getLogger("tokensurgeon")
 
 _SECONDS_BETWEEN_LINES = 30.0
+_PARENT = "TOKENSURGEON_PROGRESS_TO"
+"""Where a process that another one waits for tells how far it is: the number of an open pipe."""
+
+_Thing = TypeVar("_Thing")
 
 
 def _is_silent() -> bool:
@@ -33,7 +48,7 @@ def _is_silent() -> bool:
 
 
 def _is_live() -> bool:
-    return sys.stderr.isatty() and not os.environ.get("CI")
+    return sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
 
 
 def _console(stderr: bool) -> Console:
@@ -65,7 +80,8 @@ def setup_logging(quiet: bool = False) -> None:
         logger.setLevel(logging.CRITICAL + 1)
         handler: logging.Handler = logging.NullHandler()
     elif _is_live():
-        handler = RichHandler(console=_console(stderr=True), markup=False, show_path=False, show_level=False)
+        _screen.console = _console(stderr=True)
+        handler = RichHandler(console=_screen.console, markup=False, show_path=False, show_level=False)
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
@@ -73,9 +89,14 @@ def setup_logging(quiet: bool = False) -> None:
     logger.addHandler(handler)
 
 
-def print_error(text: str) -> None:
-    """Write an error for a person to stderr."""
-    _console(stderr=True).print(Text("error: ", style="bold red") + Text(text), soft_wrap=True)
+def print_error(code: str, text: str) -> None:
+    """Write an error for a person to stderr.
+
+    Args:
+        code: What to look it up by.
+        text: What it says.
+    """
+    _console(stderr=True).print(Text(f"error {code}: ", style="bold red") + Text(text), soft_wrap=True)
 
 
 def print_result(text: str) -> None:
@@ -97,13 +118,15 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         columns: Column heads; those after the first are right-aligned when all their cells are numbers.
         rows: One list of cells a row.
     """
-    table = Table(title=Text(title), title_justify="left", show_edge=False, pad_edge=False)
+    table = Table(show_edge=False, pad_edge=False)
     for index, name in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
         table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*[Text(cell) for cell in row])
-    _console(stderr=False).print(table)
+    screen = _console(stderr=False)
+    screen.print(Text(title, style="italic"), soft_wrap=True)  # of a table, it would be as narrow
+    screen.print(table)
 
 
 def _is_number(cell: str) -> bool:
@@ -129,46 +152,149 @@ def no_progress(amount: int = 1) -> None:
     """Ignore progress; the default where nobody watches."""
 
 
+class _Rate(ProgressColumn):
+    """How fast a step is, in its own units."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(_tell_rate(speed, task.fields["unit"]) if speed else "", style="progress.data.speed")
+
+
+class _Screen:
+    """The bars on a terminal: steps within a step share one display, and log lines go above it."""
+
+    def __init__(self) -> None:
+        self.console: Console | None = None
+        self._bars: Progress | None = None
+
+    @contextmanager
+    def show(self, title: str, total: int, unit: str) -> Iterator[Advance]:
+        with ExitStack() as closing:
+            if self._bars is None:
+                columns = (BarColumn(), TaskProgressColumn(), _Rate(), TimeRemainingColumn(compact=True))
+                title_column = TextColumn("{task.description}", markup=False)
+                console = self.console or _console(stderr=True)
+                self._bars = closing.enter_context(
+                    Progress(title_column, *columns, console=console, transient=True)
+                )
+                closing.callback(self._forget)
+            bars = self._bars
+            task = bars.add_task(title, total=total, unit=unit)
+            closing.callback(bars.remove_task, task)
+            yield lambda amount=1: bars.advance(task, amount)
+
+    def _forget(self) -> None:
+        self._bars = None
+
+
+_screen = _Screen()
+
+
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Advance]:
-    """Show a long step: a bar on a terminal, else a line at most every 30 seconds.
+def progress(title: str, total: int, unit: str = "steps") -> Iterator[Advance]:
+    """Show a long step with its rate and the time left: a bar on a terminal, else a line every 30 seconds.
 
     Args:
         title: What is being done.
         total: Units in all.
+        unit: Their name in the plural; ``bytes`` are told in kB, MB and GB.
 
     Yields:
-        A function that moves the progress on.
+        A function that moves the progress on; any thread may call it.
     """
-    if logger.getEffectiveLevel() > logging.INFO:
+    parent = os.environ.get(_PARENT)
+    if parent is not None:
+        yield _Report(int(parent))
+    elif logger.getEffectiveLevel() > logging.INFO:
         yield no_progress
     elif _is_live():
-        with Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=_console(stderr=True),
-            transient=True,
-        ) as bar:
-            task = bar.add_task(title, total=total)
-            yield lambda amount=1: bar.advance(task, amount)
+        with _screen.show(title, total, unit) as advance:
+            yield advance
     else:
-        yield _LineProgress(title, total)
+        yield _LineProgress(title, total, unit)
+
+
+def track(things: Collection[_Thing], title: str, unit: str = "steps") -> Iterator[_Thing]:
+    """Go through things and show how far it is.
+
+    Args:
+        things: What to go through.
+        title: What is being done.
+        unit: Their name in the plural.
+
+    Yields:
+        Each of them.
+    """
+    with progress(title, len(things), unit) as advance:
+        for thing in things:
+            yield thing
+            advance()
+
+
+@contextmanager
+def hear_child(advance: Advance) -> Iterator[dict[str, Any]]:
+    """Let the progress of a process that is waited for count as this one's.
+
+    Args:
+        advance: Called with what the child's progress moves on by; the child may show one at a time.
+
+    Yields:
+        Arguments of ``subprocess.run`` for the child.
+    """
+    read, write = os.pipe()
+
+    def listen() -> None:
+        with os.fdopen(read, encoding="ascii") as lines:
+            for line in lines:
+                advance(int(line))
+
+    thread = Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield {"pass_fds": (write,), "env": {**os.environ, _PARENT: str(write)}}
+    finally:
+        os.close(write)
+        thread.join()
+
+
+class _Report:
+    """Progress told to the process that waits for this one."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+
+    def __call__(self, amount: int = 1) -> None:
+        os.write(self._pipe, f"{amount}\n".encode("ascii"))
 
 
 class _LineProgress:
     """Progress as whole lines, for logs."""
 
-    def __init__(self, title: str, total: int) -> None:
+    def __init__(self, title: str, total: int, unit: str) -> None:
         self._title = title
         self._total = total
+        self._unit = unit
         self._done = 0
-        self._last = time.monotonic()
+        self._started = self._last = time.monotonic()
+        self._lock = Lock()
 
     def __call__(self, amount: int = 1) -> None:
-        self._done += amount
-        now = time.monotonic()
-        if now - self._last >= _SECONDS_BETWEEN_LINES and self._done < self._total:
+        with self._lock:
+            self._done += amount
+            now = time.monotonic()
+            if now - self._last < _SECONDS_BETWEEN_LINES or not 0 < self._done < self._total:
+                return
             self._last = now
-            logger.info("%s: %d of %d", self._title, self._done, self._total)
+            rate = self._done / (now - self._started)
+            left = timedelta(seconds=round((self._total - self._done) / rate))
+        done, total = f"{self._done:,}", f"{self._total:,} {self._unit}"
+        if self._unit == "bytes":
+            done, total = decimal(self._done), decimal(self._total)
+        logger.info("%s: %s of %s, %s, %s left", self._title, done, total, _tell_rate(rate, self._unit), left)
+
+
+def _tell_rate(speed: float, unit: str) -> str:
+    """Units a second, or a minute where there are few."""
+    if unit == "bytes":
+        return f"{decimal(int(speed))}/s"
+    return f"{speed:,.1f} {unit}/s" if speed >= 1 else f"{60 * speed:,.1f} {unit}/min"

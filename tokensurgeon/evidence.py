@@ -8,12 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tokensurgeon import __version__
-from tokensurgeon.checkpoint.expectation import hash_file, row_digests
+from tokensurgeon.checkpoint.expectation import row_digests
 from tokensurgeon.checkpoint.layout import TensorRole
-from tokensurgeon.checkpoint.sidefiles import ID_MAP, read_card
-from tokensurgeon.checkpoint.stream import hash_all
+from tokensurgeon.checkpoint.sidefiles import ID_MAP, RECORD, read_card
+from tokensurgeon.checkpoint.stream import hash_all, hash_file
 from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.choice import Choice
+from tokensurgeon.console import progress
 from tokensurgeon.edits.chain import EditedTokenizer
 from tokensurgeon.edits.lossless import compare, unreachable
 from tokensurgeon.evaluation.texts import read_texts
@@ -61,12 +62,11 @@ def gather_evidence(
     tensors = healing.tensors
     main = tensors[0]
     traits = _traits(plan)
-    known = [notice for notice in plan.notices if notice.code != "TS003"]
-    notices = [*known, *_notices(plan, tensors, traits), *verification.notices]
+    notices = [*foresee_notices(plan), *_row_notices(plan, tensors), *verification.notices]
     return r.Report(
         tool_version=__version__,
         versions={name: version(name) for name in _LIBRARIES},
-        recipe=plan.recipe.model_dump(mode="json", exclude={"output": True, "runtime": {"work_dir"}}),
+        recipe=plan.recipe.told(),
         inputs=_inputs(plan),
         vocabulary=_vocabulary(plan),
         matching=_matching(plan),
@@ -197,7 +197,10 @@ def _inputs(plan: Plan) -> list[r.InputModel]:
         if role == "donor" and inputs.donor_layout is not None:
             paths |= {tensor.ref.path for tensor in inputs.donor_layout.tensors}
         ordered = sorted(paths)
-        digests = hash_all(hash_file, ordered)
+        with progress(
+            f"hashing the {role}", sum(path.stat().st_size for path in ordered), "bytes"
+        ) as advance:
+            digests = hash_all(hash_file, ordered, advance)
         hashes = {path.name: digest for path, digest in zip(ordered, digests, strict=True)}
         found.append(
             r.InputModel(
@@ -358,6 +361,7 @@ def _files(plan: Plan, tensors: list[NewTensor]) -> dict[str, str]:
             "report.json",
             "report.html",
             "provenance.json",
+            RECORD,
         ),
         "rebuilt",
     )
@@ -375,8 +379,22 @@ def _made_by_fallback(plan: Plan, tensors: list[NewTensor]) -> set[int]:
     return found
 
 
-def _notices(plan: Plan, tensors: list[NewTensor], traits: r.TokenizerTraits) -> Iterable[Notice]:
-    match, main = plan.match, tensors[0]
+def foresee_notices(plan: Plan) -> list[Notice]:
+    """Warnings that a run will have whatever its rows are.
+
+    Args:
+        plan: What is to be done.
+
+    Returns:
+        Those of the plan that are certain, and what a comparison of the two tokenizers shows.
+    """
+    # Whether a token is left to the fallback is known once all methods have been asked for its row.
+    certain = [notice for notice in plan.notices if notice.code != "TS003"]
+    return [*certain, *_tokenizer_notices(plan, _traits(plan))]
+
+
+def _tokenizer_notices(plan: Plan, traits: r.TokenizerTraits) -> Iterable[Notice]:
+    match = plan.match
     if traits.digits_base != traits.digits_target:
         yield Notice("TS001", f"{traits.digits_base} in the base, {traits.digits_target} in the target")
     if max(traits.bos_target, traits.bos_chat_target or 0) > 1:
@@ -384,10 +402,6 @@ def _notices(plan: Plan, tensors: list[NewTensor], traits: r.TokenizerTraits) ->
     if traits.bos_base and not traits.bos_target and "bos" in match.target.roles:
         name = match.target.tokens[match.target.roles["bos"]].content
         yield Notice("TS019", f"put {name} in front yourself; without it the output rambles")
-    fallback = sorted(_made_by_fallback(plan, tensors))
-    if fallback:
-        names = [match.target.tokens[index].text for index in fallback[:3]]
-        yield Notice("TS003", f"{len(fallback)} tokens, such as {names}")
     if any(collision.side == "target" for collision in match.collisions):
         yield Notice("TS004", f"{sum(c.side == 'target' for c in match.collisions)} byte strings")
     lost = _lost_markers(plan)
@@ -404,11 +418,19 @@ def _notices(plan: Plan, tensors: list[NewTensor], traits: r.TokenizerTraits) ->
     ]
     if inexact:
         yield Notice("TS013", f"{len(inexact)} tokens, such as {inexact[:3]}")
+    if "tokenizer.json" in plan.copied_files and "tekken.json" in plan.copied_files:
+        yield Notice("TS014", "tokenizer.json and tekken.json; which one is used depends on the reader")
+
+
+def _row_notices(plan: Plan, tensors: list[NewTensor]) -> Iterable[Notice]:
+    main = tensors[0]
+    fallback = sorted(_made_by_fallback(plan, tensors))
+    if fallback:
+        names = [plan.match.target.tokens[index].text for index in fallback[:3]]
+        yield Notice("TS003", f"{len(fallback)} tokens, such as {names}")
     repeated = _repeated(main)
     if repeated:
         yield Notice("TS010", f"{repeated} of {len(main.made_by)} made rows repeat another")
-    if "tokenizer.json" in plan.copied_files and "tekken.json" in plan.copied_files:
-        yield Notice("TS014", "tokenizer.json and tekken.json; which one is used depends on the reader")
 
 
 def _repeated(main: NewTensor) -> int:

@@ -19,30 +19,33 @@ from tokensurgeon.checkpoint.expectation import (
     BodyTensor,
     Expectation,
     VocabRows,
-    hash_file,
     hash_rows,
     token_rows,
 )
 from tokensurgeon.checkpoint.reader import map_tensor
 from tokensurgeon.checkpoint.sidefiles import ID_MAP, is_tokenizer_file
 from tokensurgeon.checkpoint.source import resolve_checkpoint
+from tokensurgeon.checkpoint.stream import hash_file
 from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.checkpoint.writer import free_bytes, refuse_existing, staged_directory, write_weights
 from tokensurgeon.choice import Choice, choose_method, settle
-from tokensurgeon.console import logger, progress
+from tokensurgeon.console import hear_child, logger, progress
 from tokensurgeon.device import available_memory, find_device
 from tokensurgeon.edits.chain import EditedTokenizer, dump_id_map, edit_tokenizer
 from tokensurgeon.errors import InputError, PolicyError, ResourceError, VerificationError
 from tokensurgeon.evaluation.draft import Verdict, judge_draft, load_side, refuse_unfit
-from tokensurgeon.evidence import gather_evidence
+from tokensurgeon.evaluation.texts import read_texts
+from tokensurgeon.evidence import foresee_notices, gather_evidence
 from tokensurgeon.healing import check_healing, heal_rows
 from tokensurgeon.hidden_anchors import Hidden, hide_anchors, make_hidden
+from tokensurgeon.limits import refuse_costly, refuse_warned
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.notices import Notice
 from tokensurgeon.parallel import Processes, connect
 from tokensurgeon.plan import Plan, make_plan
 from tokensurgeon.recipe.schema import Auto, Recipe
+from tokensurgeon.record import model_name, write_record
 from tokensurgeon.report.card import render_card
 from tokensurgeon.report.html import render_html
 from tokensurgeon.report.model import DraftSummary, DraftVerdict, LossAnatomy, Report, TextScore
@@ -84,7 +87,7 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
     processes = connect(recipe.runtime.device)
     with processes.together():
         logger.info("Reading tokenizers and headers")
-        plan = preflight(recipe, force)
+        plan = replace(preflight(recipe, force), asked=recipe)
         work_dir = recipe.runtime.work_dir
         resources = find_resources(plan)
         plan, choice = settle_method(plan, resources, processes)
@@ -138,13 +141,25 @@ def _produce(
         _refuse_failed(verification, Path(recipe.output))
         draft = _judge(plan, stage)
         scores = _score(plan, stage, verification)
+        refuse_costly(recipe.verify, scores, verification.notices)
         hidden = _hide(plan, resources) if choice is None else None
         report = gather_evidence(plan, healing, verification, scores, choice, hidden, draft)
+        refuse_warned(recipe.verify, report.warnings)
         (stage / "report.json").write_text(report.dump(), encoding="utf-8")
         (stage / "report.html").write_text(render_html(report), encoding="utf-8")
         (stage / "README.md").write_text(render_card(report), encoding="utf-8")
+        write_record(plan.asked or recipe, stage, _known_digests(report))
     batches.clear()
     return report
+
+
+def _known_digests(report: Report) -> dict[str, str]:
+    """What the report has hashed, by the names that a record has for it."""
+    return {
+        f"{model_name(read.source, read.revision)}/{name}": digest
+        for read in report.inputs
+        for name, digest in read.files.items()
+    }
 
 
 def _hide(plan: Plan, resources: FileResources) -> tuple[Hidden, list[NewTensor]] | None:
@@ -183,6 +198,8 @@ def preflight(recipe: Recipe, force: bool) -> Plan:
     plan = make_plan(recipe)
     find_resources(plan).check()
     check_healing(plan)
+    if recipe.verify.fail_on:
+        refuse_warned(recipe.verify, foresee_notices(plan))
     free = free_bytes(plan.output)
     if free < plan.bytes_to_write:
         raise ResourceError(
@@ -200,12 +217,13 @@ def preflight(recipe: Recipe, force: bool) -> Plan:
     return plan
 
 
-def write_tokenizer_only(recipe: Recipe, *, force: bool = False) -> EditedTokenizer:
+def edit_tokenizer_only(recipe: Recipe, *, force: bool = False, dry_run: bool = False) -> EditedTokenizer:
     """Edit a tokenizer and publish its directory, without a model.
 
     Args:
         recipe: Its base, edits and output count; the base needs no weights.
         force: Replace an existing output.
+        dry_run: Publish nothing.
 
     Returns:
         What the edits made.
@@ -217,9 +235,12 @@ def write_tokenizer_only(recipe: Recipe, *, force: bool = False) -> EditedTokeni
     refuse_existing(output, force)
     source = resolve_checkpoint(recipe.base.path, recipe.base.revision, "none")
     edited = edit_tokenizer(source, recipe.edits)
+    if dry_run:
+        return edited
     with staged_directory(output, force) as stage:
         shutil.copytree(edited.folder, stage, dirs_exist_ok=True)
         (stage / ID_MAP).write_text(dump_id_map(edited), encoding="utf-8")
+        write_record(recipe, stage, tokenizer_only=True)
     return edited
 
 
@@ -279,7 +300,7 @@ def _write(plan: Plan, tensors: list[NewTensor], stage: Path) -> None:
     if plan.edited is not None:
         (stage / ID_MAP).write_text(dump_id_map(plan.edited), encoding="utf-8")
     replaced = {new.tensor.name: new.data for new in tensors}
-    with progress("writing", plan.bytes_to_write) as advance:
+    with progress("writing", plan.bytes_to_write, "bytes") as advance:
         link = plan.recipe.runtime.link
         hashes = write_weights(plan.inputs.base_index, replaced, stage, advance, link=link)
     for new in tensors:
@@ -397,11 +418,15 @@ def _score(plan: Plan, stage: Path, verification: Verification) -> list[TextScor
     command += [part for text in rules.texts for part in ("--text", text)]
     command += ["--max-bytes", str(rules.max_bytes), "--device", plan.recipe.runtime.device]
     command += ["--trust-remote-code"] * plan.recipe.trust_remote_code
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    texts = read_texts([Path(text) for text in rules.texts], rules.max_bytes)
+    total = 2 * sum(len(text.encode()) for text in texts.values())
+    with progress("scoring", total, "bytes") as advance, hear_child(advance) as hearing:
+        done = subprocess.run(
+            command, capture_output=True, text=True, encoding="utf-8", check=False, **hearing
+        )
     if done.returncode:
         # The output is finished and verified; that it cannot be scored is worth a warning, not its loss.
-        reason = done.stderr.partition("error: ")[2].strip().splitlines()
-        verification.notices.append(Notice("TS018", reason[0] if reason else f"exit {done.returncode}"))
+        verification.notices.append(Notice("TS018", _why_not(done)))
         return []
     before, after = (model["texts"] for model in json.loads(done.stdout)["models"])
     return [
@@ -416,3 +441,11 @@ def _score(plan: Plan, stage: Path, verification: Verification) -> list[TextScor
         )
         for old, new in zip(before, after, strict=True)
     ]
+
+
+def _why_not(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command with ``--json`` says of its failure; a killed one says nothing."""
+    try:
+        return str(json.loads(done.stdout)["error"]["found"]).splitlines()[0]
+    except ValueError:
+        return f"exit {done.returncode}"

@@ -67,6 +67,7 @@ class Plan:
         notices: Warnings so far.
         edited: What the recipe's edits made of the target's tokenizer; None without edits.
         donor_ids: Target id to the donor's id of the same token; None where they are equal.
+        asked: The recipe as a user gave it, before candidates and methods were filled in; None outside a run.
     """
 
     recipe: Recipe
@@ -86,6 +87,7 @@ class Plan:
     notices: list[Notice]
     edited: EditedTokenizer | None = None
     donor_ids: dict[int, int] | None = field(default=None, repr=False)
+    asked: Recipe | None = None
 
     @property
     def output(self) -> Path:

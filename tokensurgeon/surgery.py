@@ -234,7 +234,7 @@ def _make_group(
 ) -> set[int]:
     """Let one method make the rows of some ids; returns those that it served."""
     spelling = dict(zip(plan.wanted, plan.pieces, strict=True))
-    with progress(f"{params.name}: {tensor.name}", len(group)) as advance:
+    with progress(f"{params.name}: {tensor.name}", len(group), "tokens") as advance:
         mine = replace(
             context,
             wanted=torch.tensor(group, dtype=torch.int64),

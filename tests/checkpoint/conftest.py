@@ -18,9 +18,9 @@ from tokensurgeon.checkpoint.expectation import (
     BodyTensor,
     Expectation,
     VocabRows,
-    hash_file,
     hash_rows,
 )
+from tokensurgeon.checkpoint.stream import hash_file
 from tokensurgeon.vocab.probe import probe_chat, probe_ids
 from tokensurgeon.vocab.vocabulary import load_vocabulary
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from tokensurgeon.checkpoint import stream
-from tokensurgeon.checkpoint.expectation import hash_file
 from tokensurgeon.checkpoint.index import TensorRef
-from tokensurgeon.checkpoint.stream import copy_range, hash_all, hash_tensor, worker_threads
+from tokensurgeon.checkpoint.stream import copy_range, hash_all, hash_file, hash_tensor, worker_threads
 
 DATA = bytes(range(256)) * 16
 CALLS = ["copy_file_range", "sendfile"]

@@ -184,16 +184,3 @@ def row_digests(rows: Tensor, ids: list[int], chunk: int = 8192) -> Iterator[byt
         width = len(data) // len(part) if len(part) else 0
         for start in range(0, len(data), max(width, 1)):
             yield hashlib.blake2b(data[start : start + width], digest_size=16).digest()
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The digest in hexadecimal.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,7 +3,7 @@
 ====================  ==========================================================================
 from the target       tokenizer files and chat templates, byte for byte
 rebuilt               config.json, generation_config.json, weights and their index, README.md, the report,
-                      id_map.json
+                      id_map.json, made_from.json
 never                 weights in other formats, the base's tokenizer files, hidden folders
 from the base         everything else (processors, custom code, licence); listed in the report
 ====================  ==========================================================================
@@ -35,7 +35,8 @@ _TOKENIZER_SUFFIXES = (".tiktoken", ".spm", ".model")
 _TOKENIZER_PREFIX = "tokenizer.model."  # Mistral's tokenizer.model.v3
 _TEMPLATE_FOLDER = "additional_chat_templates"
 ID_MAP = "id_map.json"
-REPORT_FILES = ("report.json", "report.html", "provenance.json", ID_MAP)
+RECORD = "made_from.json"
+REPORT_FILES = ("report.json", "report.html", "provenance.json", ID_MAP, RECORD)
 _REBUILT = ("config.json", "generation_config.json", "README.md", *REPORT_FILES)
 _FRONT_MATTER = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 _CARRIED_FIELDS = ("license", "license_name", "license_link", "language", "pipeline_tag")
@@ -70,6 +71,11 @@ def carried_files(base: Path) -> list[Path]:
         and not (path.name in _REBUILT and len(path.parts) == 1)
         and not path.name.endswith(_WEIGHT_SUFFIXES)
     ]
+
+
+def plain_files(directory: Path) -> list[Path]:
+    """All files of a checkpoint but weights, relative, sorted; those of hidden folders are left out."""
+    return [path for path in _walk(directory) if not path.name.endswith(_WEIGHT_SUFFIXES)]
 
 
 def read_card(directory: Path) -> dict[str, str | list[str]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tokensurgeon.checkpoint.index import INDEX_NAME, SINGLE_NAME, find_weights
 from tokensurgeon.checkpoint.layout import is_vocab_name
+from tokensurgeon.checkpoint.sidefiles import plain_files
 from tokensurgeon.errors import InputError, PolicyError
 
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*", "README.md"]
@@ -38,6 +39,25 @@ def resolve_checkpoint(path: str, revision: str | None, weights: str) -> Path:
     if weights == "vocabulary":
         return _fetch(path, revision, [*_SMALL, *_vocabulary_shards(directory)])
     return directory
+
+
+def readable_files(directory: Path, weights: str) -> list[Path]:
+    """The files of a checkpoint that a run may read.
+
+    Args:
+        directory: A local directory.
+        weights: As for ``resolve_checkpoint``.
+
+    Returns:
+        Those that are there.
+    """
+    names: list[str] = []
+    if weights == "vocabulary":
+        names = _vocabulary_shards(directory)
+    elif weights == "all" and any(directory.glob("*.safetensors")):
+        names, _ = find_weights(directory)
+    found = [directory / path for path in plain_files(directory)]
+    return [*found, *(directory / name for name in (*names, INDEX_NAME) if (directory / name).is_file())]
 
 
 def _vocabulary_shards(directory: Path) -> list[str]:

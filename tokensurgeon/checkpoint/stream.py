@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, TypeVar
 
 from tokensurgeon.checkpoint.index import TensorRef
@@ -83,25 +84,42 @@ def worker_threads() -> Iterator[ThreadPoolExecutor]:
         threads.shutdown(cancel_futures=True)
 
 
-def hash_all(hash_one: Callable[[_Hashed], str], things: Iterable[_Hashed]) -> list[str]:
+def hash_all(
+    hash_one: Callable[[_Hashed, Advance], str], things: Iterable[_Hashed], advance: Advance = no_progress
+) -> list[str]:
     """Hash tensors or files on threads.
 
     Args:
         hash_one: ``hash_tensor`` or ``hash_file``.
         things: What to hash.
+        advance: Called with the number of bytes hashed, piece by piece, from any thread.
 
     Returns:
         Their digests, in their order.
     """
     with worker_threads() as threads:
-        return list(threads.map(hash_one, things))
+        return list(threads.map(lambda thing: hash_one(thing, advance), things))
 
 
-def hash_tensor(ref: TensorRef) -> str:
+def hash_file(path: Path, advance: Advance = no_progress) -> str:
+    """SHA-256 of a file.
+
+    Args:
+        path: The file.
+        advance: Called with the number of bytes hashed, piece by piece.
+
+    Returns:
+        The digest in hexadecimal.
+    """
+    return _hash_range(path, 0, path.stat().st_size, advance)
+
+
+def hash_tensor(ref: TensorRef, advance: Advance = no_progress) -> str:
     """SHA-256 of a tensor's bytes.
 
     Args:
         ref: Where it lies.
+        advance: Called with the number of bytes hashed, piece by piece.
 
     Returns:
         The digest in hexadecimal.
@@ -109,15 +127,19 @@ def hash_tensor(ref: TensorRef) -> str:
     Raises:
         OSError: The file ends too early.
     """
+    return _hash_range(ref.path, ref.start, ref.nbytes, advance)
+
+
+def _hash_range(path: Path, start: int, left: int, advance: Advance) -> str:
     digest = hashlib.sha256()
-    left = ref.nbytes
     buffer = memoryview(bytearray(min(left, BUFFER)))
-    with ref.path.open("rb", buffering=0) as file:
-        file.seek(ref.start)
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
         while left:
             count = file.readinto(buffer[:left])
             if not count:
-                raise OSError(errno.EIO, "file shrank while it was hashed", str(ref.path))
+                raise OSError(errno.EIO, "file shrank while it was hashed", str(path))
             digest.update(buffer[:count])
+            advance(count)
             left -= count
     return digest.hexdigest()

@@ -23,7 +23,6 @@ from tokensurgeon.checkpoint.configs import (
 from tokensurgeon.checkpoint.expectation import (
     MADE,
     Expectation,
-    hash_file,
     hash_rows,
     load_expectation,
     row_digests,
@@ -33,8 +32,9 @@ from tokensurgeon.checkpoint.index import CheckpointIndex, read_index
 from tokensurgeon.checkpoint.layout import Layout, TensorRole, VocabTensor, find_layout
 from tokensurgeon.checkpoint.reader import map_tensor
 from tokensurgeon.checkpoint.sidefiles import tokenizer_files
-from tokensurgeon.checkpoint.stream import hash_all, hash_tensor
+from tokensurgeon.checkpoint.stream import hash_all, hash_file, hash_tensor
 from tokensurgeon.checkpoint.subject import Subject, Verification
+from tokensurgeon.console import progress
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocab.vocabulary import load_vocabulary
 
@@ -135,7 +135,9 @@ def _check_body(subject: Subject) -> _Checks:
     problems = [f"{name} missing" for name in [*body, *vocab] if name not in tensors]
     problems += [f"{name} unexpected" for name in tensors if name not in body and name not in vocab]
     refs = [ref for name, ref in tensors.items() if name in body]
-    for ref, digest in zip(refs, hash_all(hash_tensor, refs), strict=True):
+    with progress("hashing", sum(ref.nbytes for ref in refs), "bytes") as advance:
+        digests = hash_all(hash_tensor, refs, advance)
+    for ref, digest in zip(refs, digests, strict=True):
         want = body[ref.name]
         if (ref.dtype, list(ref.shape)) != (want.dtype, want.shape):
             problems.append(f"{ref.name} is {ref.dtype} {list(ref.shape)}")

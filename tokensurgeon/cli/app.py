@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -69,13 +69,13 @@ from tokensurgeon.cli import (
 from tokensurgeon.cli import (
     verify as verify_verb,
 )
-from tokensurgeon.errors import RecipeError, TokensurgeonError
-
-_INTERRUPTED = 130
+from tokensurgeon.cli.complete import complete_code
+from tokensurgeon.codes import CODES, find_code
+from tokensurgeon.errors import InterruptError, RecipeError, TokensurgeonError
 
 app = typer.Typer(
     name="tokensurgeon",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -109,14 +109,38 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _explain(name: str | None) -> None:
+    if name is None:
+        return
+    if name == "all":
+        console.print_table("Codes", ["code", "title"], [[code, told.title] for code, told in CODES.items()])
+    else:
+        code = find_code(name)
+        told = CODES[code]
+        console.print_result(f"{code}: {told.title}\n\n{told.meaning}\n\nWhat to do: {told.remedy}")
+    raise typer.Exit
+
+
 @app.callback()
 def _options(
+    context: typer.Context,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            "--explain",
+            metavar="CODE",
+            callback=_explain,
+            is_eager=True,
+            autocompletion=complete_code,
+            help="Tell what a code such as TS017 means and what to do; `all` lists them.",
+        ),
+    ] = None,
 ) -> None:
     """Give a Hugging Face checkpoint another tokenizer, and prove what it cost.
 
@@ -124,37 +148,52 @@ def _options(
     5 verification failed, 6 resources, 130 interrupted.
     """
     console.setup_logging(quiet)
+    if context.invoked_subcommand is None:
+        console.print_result(context.get_help())
 
 
 def main() -> None:
-    """Run the command line and exit with the documented code."""
+    """Run the command line and exit with the documented code.
+
+    Raises:
+        Exception: A bug; its traceback is for the report of it.
+    """
     try:
         code = typer.main.get_command(app).main(standalone_mode=False)
     except TokensurgeonError as error:
         code = _fail(error)
     except TyperException as error:
-        code = _fail(RecipeError(error.format_message(), next_step="see `tokensurgeon --help`"))
+        code = _fail(_usage_error(error))
     except (KeyboardInterrupt, typer.Abort):
-        code = _INTERRUPTED
-    if code == _INTERRUPTED:  # also what typer makes of Ctrl-C inside a verb
-        console.print_error("interrupted; nothing was written")
+        code = InterruptError.exit_code
+    except Exception as error:
+        _print_failure(TokensurgeonError(f"{type(error).__name__}: {error}"), type(error).__name__)
+        raise
+    if code == InterruptError.exit_code:  # also what typer makes of Ctrl-C inside a verb
+        code = _fail(InterruptError("interrupted; nothing was written"))
     sys.exit(code or 0)
 
 
+def _usage_error(error: TyperException) -> RecipeError:
+    """What typer says of a command line, with the nearest option and the help of the right verb."""
+    near = getattr(error, "possibilities", None)
+    context = getattr(error, "ctx", None)
+    verb = f" {context.info_name}" if context is not None and context.parent is not None else ""
+    hint = f"did you mean {near[0]}? " if near else ""
+    found = error.message if near else error.format_message()
+    return RecipeError(found, next_step=f"{hint}see `tokensurgeon{verb} --help`")
+
+
 def _fail(error: TokensurgeonError) -> int:
-    console.print_error(str(error))
-    if "--json" in sys.argv:
-        console.print_json(
-            {
-                "schema_version": 1,
-                "ok": False,
-                "exit_code": error.exit_code,
-                "error": {
-                    "type": type(error).__name__,
-                    "found": error.found,
-                    "expected": error.expected,
-                    "next_step": error.next_step,
-                },
-            }
-        )
+    console.print_error(error.code, str(error))
+    _print_failure(error, type(error).__name__)
     return error.exit_code
+
+
+def _print_failure(error: TokensurgeonError, kind: str) -> None:
+    """The one document of a command that failed, where one was asked for."""
+    if "--json" not in sys.argv:
+        return
+    told: dict[str, Any] = {"code": error.code, "type": kind, "found": error.found}
+    told |= {"expected": error.expected, "next_step": error.next_step}
+    console.print_json({"schema_version": 1, "ok": False, "exit_code": error.exit_code, "error": told})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokensurgeon import console
+from tokensurgeon.cli.complete import complete_method
 from tokensurgeon.cli.run import Overrides
 from tokensurgeon.recipe.load import load_recipe
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 def calibrate(
     recipe: Annotated[Path, typer.Argument(help="A recipe file; its output is not written.")],
     method: Annotated[
-        list[str] | None, typer.Option(help="Measure this one as well; repeatable. See `methods`.")
+        list[str] | None,
+        typer.Option(
+            autocompletion=complete_method, help="Measure this one as well; repeatable. See `methods`."
+        ),
     ] = None,
     text: Annotated[
         list[Path] | None,

@@ -107,7 +107,7 @@ def _measure(
     from tokensurgeon.evaluation.acceptance import load_pair, measure_acceptance
 
     pair = load_pair(str(target), str(draft), device=device, trust_remote_code=trust_remote_code)
-    with console.progress("writing", 2 * len(prompts)) as advance:
+    with console.progress("writing", 2 * len(prompts), "texts") as advance:
         return [
             measure_acceptance(pair, prompts, new_tokens, sampled=sampled, seed=seed, advance=advance)
             for sampled in (False, True)

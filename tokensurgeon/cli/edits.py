@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tokensurgeon import console
-from tokensurgeon.cli.run import execute
+from tokensurgeon.cli.run import DONE, Mode, execute, may_skip, print_skipped
+from tokensurgeon.errors import RecipeError
 from tokensurgeon.recipe.load import build_recipe
+
+if TYPE_CHECKING:
+    from tokensurgeon.recipe.schema import Recipe
 
 Base = Annotated[str, typer.Argument(metavar="BASE", help="The model to edit: a directory or a hub id.")]
 Output = Annotated[str, typer.Argument(metavar="OUT", help="A new directory.")]
@@ -29,68 +33,74 @@ def run_edit(
     base: str,
     output: str,
     edit: dict[str, Any],
+    mode: Mode,
     *,
     text: list[str] | None = None,
     more: dict[str, Any] | None = None,
-    tokenizer_only: bool = False,
     overrides: list[str] | None = None,
-    dry_run: bool = False,
-    as_json: bool = False,
-    force: bool = False,
+    tokenizer_only: bool = False,
 ) -> None:
-    """Run a recipe with one edit, or write its tokenizer alone.
+    """Run a recipe with one edit, or write its tokenizer alone, ready to be the ``target`` of a recipe.
 
     Args:
         base: The model.
         output: Where to.
-        edit: The edit; entries that are None or empty stand for its defaults.
+        edit: The edit; entries that were not given stand for its defaults.
+        mode: How.
         text: Files to score.
         more: Further keys of the recipe.
-        tokenizer_only: Write a tokenizer and no model.
         overrides: Entries of ``--set``.
-        dry_run: Only plan.
-        as_json: Print one JSON document.
-        force: Replace an existing output.
+        tokenizer_only: Write a tokenizer and no model.
+
+    Raises:
+        RecipeError: A tokenizer is asked for with what only a model has.
     """
-    if tokenizer_only:
-        write_edited_tokenizer(base, output, edit, as_json, force)
-        return
-    document = {**_document(base, output, edit), **(more or {})}
+    # An option that was not given is None, or False for a switch; 0 is what was asked for, and refused.
+    given = {key: value for key, value in edit.items() if value is not None and value is not False}
+    document: dict[str, Any] = {"base": base, "output": output, "edits": [given], **(more or {})}
     if text:
         document["report"] = {"texts": text}
-    execute(build_recipe(document, overrides or (), "command line"), dry_run, as_json, force)
+    recipe = build_recipe(document, overrides or (), "command line")
+    if not tokenizer_only:
+        execute(recipe, mode)
+        return
+    _refuse_rows(recipe)
+    if may_skip(recipe, mode, tokenizer_only=True):
+        print_skipped(recipe, mode)
+    else:
+        _edit_tokenizer_only(recipe, mode)
 
 
-def write_edited_tokenizer(base: str, output: str, edit: dict[str, Any], as_json: bool, force: bool) -> None:
-    """Edit a tokenizer and write it alone, ready to be the ``target`` of a recipe.
+def _refuse_rows(recipe: Recipe) -> None:
+    """Refuse what a tokenizer alone has no use for, rather than drop it silently."""
+    plain = build_recipe(
+        {"base": recipe.base, "output": recipe.output, "edits": recipe.edits}, (), "command line"
+    )
+    idle = [name for name in type(recipe).model_fields if getattr(recipe, name) != getattr(plain, name)]
+    if idle:
+        raise RecipeError(
+            f"--tokenizer-only with {', '.join(idle)}",
+            "an edit alone: a tokenizer has no rows and no report",
+            "leave that out, or --tokenizer-only",
+        )
 
-    Args:
-        base: Directory, or hub id, with a tokenizer.
-        output: A new directory.
-        edit: The edit; entries that are None or empty stand for its defaults.
-        as_json: Print one JSON document.
-        force: Replace an existing output.
-    """
-    from tokensurgeon.pipeline import write_tokenizer_only
 
-    recipe = build_recipe(_document(base, output, edit), (), "command line")
-    edited = write_tokenizer_only(recipe, force=force)
+def _edit_tokenizer_only(recipe: Recipe, mode: Mode) -> None:
+    from tokensurgeon.pipeline import edit_tokenizer_only
+
+    edited = edit_tokenizer_only(recipe, force=mode.force, dry_run=mode.dry_run)
     facts = {
         "tokens_before": len(edited.before),
         "tokens_after": len(edited.after),
         "kept": len(edited.origins),
         **{key: value for step in edited.steps for key, value in step.facts.items()},
     }
-    if as_json:
-        document = {"schema_version": 1, "ok": True, "exit_code": 0, "error": None}
-        console.print_json({**document, "output": output, "facts": facts})
+    if mode.as_json:
+        told = {"unchanged": False, "dry_run": mode.dry_run, "output": recipe.output, "facts": facts}
+        console.print_json({**DONE, **told})
         return
-    console.print_table(
-        "Tokenizer written", ["", ""], [[key.replace("_", " "), str(value)] for key, value in facts.items()]
-    )
-    console.print_result(f"tokenizer: {Path(output)}")
-
-
-def _document(base: str, output: str, edit: dict[str, Any]) -> dict[str, Any]:
-    given = {key: value for key, value in edit.items() if value not in (None, [], False)}
-    return {"base": base, "output": output, "edits": [given]}
+    title = "Tokenizer planned" if mode.dry_run else "Tokenizer written"
+    rows = [[key.replace("_", " "), str(value)] for key, value in facts.items()]
+    console.print_table(title, ["", ""], rows)
+    if not mode.dry_run:
+        console.print_result(f"tokenizer: {Path(recipe.output)}")

@@ -69,7 +69,7 @@ def eval_models(
     texts = read_texts(text, max_bytes)
     size = sum(len(content.encode()) for content in texts.values())
     results = []
-    with console.progress("scoring", size * len(models)) as advance:
+    with console.progress("scoring", size * len(models), "bytes") as advance:
         for model in models:
             scores = evaluate(
                 model,

@@ -6,8 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
+from tokensurgeon.cli.complete import complete_method
 from tokensurgeon.cli.edits import Base, Corpus, Output, Text, TokenizerOnly, run_edit
-from tokensurgeon.cli.run import DryRun, Force, Json, Overrides
+from tokensurgeon.cli.run import (
+    DryRun,
+    FailOn,
+    Force,
+    IfUnchanged,
+    Json,
+    MaxBpbIncrease,
+    Mode,
+    Overrides,
+    Unchanged,
+    with_options,
+)
 
 
 def extend(
@@ -24,13 +36,18 @@ def extend(
     placed: Annotated[
         str | None, typer.Option("--as", metavar="vocab|added", help="Learnt by the model, or added tokens.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="For the new rows; pieces by default.")] = None,
+    method: Annotated[
+        str | None, typer.Option(autocompletion=complete_method, help="For the new rows; pieces by default.")
+    ] = None,
     donor: Annotated[
         str | None, typer.Option(metavar="DIR", help="A model that knows the tokens, for methods with one.")
     ] = None,
     text: Text = None,
     tokenizer_only: TokenizerOnly = False,
     overrides: Overrides = None,
+    fail_on: FailOn = None,
+    max_bpb_increase: MaxBpbIncrease = None,
+    if_unchanged: Unchanged = IfUnchanged.RUN,
     dry_run: DryRun = False,
     as_json: Json = False,
     force: Force = False,
@@ -53,7 +70,6 @@ def extend(
     more: dict[str, Any] = {} if donor is None else {"target": base, "donor": donor}
     if method is not None:
         more["method"] = method
-    run_edit(
-        base, output, edit, text=text, more=more, tokenizer_only=tokenizer_only, overrides=overrides,
-        dry_run=dry_run, as_json=as_json, force=force,
-    )  # fmt: skip
+    options = with_options(overrides, fail_on=fail_on, max_bpb_increase=max_bpb_increase)
+    mode = Mode(dry_run, as_json, force, if_unchanged)
+    run_edit(base, output, edit, mode, text=text, more=more, overrides=options, tokenizer_only=tokenizer_only)

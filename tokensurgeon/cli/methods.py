@@ -8,13 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from tokensurgeon import console
+from tokensurgeon.cli.complete import complete_method
 from tokensurgeon.methods.registry import EXTRAS, METHODS, NEEDS, MethodInfo, find_method
 
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{5})")
 
 
 def list_methods(
-    name: Annotated[str | None, typer.Argument(help="Tell all about one method.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(autocompletion=complete_method, help="Tell all about one method.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
 ) -> None:

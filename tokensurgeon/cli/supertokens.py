@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from tokensurgeon.cli.edits import Base, Corpus, Output, Text, TokenizerOnly, run_edit
-from tokensurgeon.cli.run import DryRun, Force, Json, Overrides
+from tokensurgeon.cli.run import (
+    DryRun,
+    FailOn,
+    Force,
+    IfUnchanged,
+    Json,
+    MaxBpbIncrease,
+    Mode,
+    Overrides,
+    Unchanged,
+    with_options,
+)
 
 
 def supertokens(
@@ -22,6 +33,9 @@ def supertokens(
     text: Text = None,
     tokenizer_only: TokenizerOnly = False,
     overrides: Overrides = None,
+    fail_on: FailOn = None,
+    max_bpb_increase: MaxBpbIncrease = None,
+    if_unchanged: Unchanged = IfUnchanged.RUN,
     dry_run: DryRun = False,
     as_json: Json = False,
     force: Force = False,
@@ -39,7 +53,6 @@ def supertokens(
         "most_words": most_words,
         "replace": replace,
     }
-    run_edit(
-        base, output, edit, text=text, tokenizer_only=tokenizer_only, overrides=overrides, dry_run=dry_run,
-        as_json=as_json, force=force,
-    )  # fmt: skip
+    options = with_options(overrides, fail_on=fail_on, max_bpb_increase=max_bpb_increase)
+    mode = Mode(dry_run, as_json, force, if_unchanged)
+    run_edit(base, output, edit, mode, text=text, overrides=options, tokenizer_only=tokenizer_only)

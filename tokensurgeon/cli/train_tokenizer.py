@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tokensurgeon.cli.edits import Corpus, Output, write_edited_tokenizer
-from tokensurgeon.cli.run import Force, Json
+from tokensurgeon.cli.edits import Corpus, Output, run_edit
+from tokensurgeon.cli.run import DryRun, Force, IfUnchanged, Json, Mode, Unchanged
 
 
 def train_tokenizer(
@@ -18,6 +18,8 @@ def train_tokenizer(
     growth: Annotated[
         float | None, typer.Option(help="Without a size: stop where a step gains less than this share.")
     ] = None,
+    if_unchanged: Unchanged = IfUnchanged.RUN,
+    dry_run: DryRun = False,
     as_json: Json = False,
     force: Force = False,
 ) -> None:
@@ -31,4 +33,4 @@ def train_tokenizer(
       tokensurgeon transplant SmolLM2-135M french/ out/ --method piece_regression
     """  # noqa: D301 - click wants the character, not its name
     edit = {"operation": "train", "corpus": corpus, "size": size, "growth": growth}
-    write_edited_tokenizer(base, output, edit, as_json, force)
+    run_edit(base, output, edit, Mode(dry_run, as_json, force, if_unchanged), tokenizer_only=True)

@@ -6,7 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
-from tokensurgeon.cli.run import DryRun, Force, Json, MatchVocabOf, Overrides, WorkDir, execute, with_options
+from tokensurgeon.cli.complete import complete_method
+from tokensurgeon.cli.run import (
+    DryRun,
+    FailOn,
+    Force,
+    IfUnchanged,
+    Json,
+    MatchVocabOf,
+    MaxBpbIncrease,
+    Mode,
+    Overrides,
+    Unchanged,
+    WorkDir,
+    execute,
+    with_options,
+)
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.recipe.load import build_recipe
 
@@ -17,7 +32,9 @@ def transplant(
     base: Annotated[str, typer.Argument(help="The model to keep: a directory or a hub id.")],
     donor: Annotated[str, typer.Argument(help="The model, or tokenizer, whose vocabulary it shall speak.")],
     output: Annotated[str, typer.Argument(metavar="OUT", help="A new directory.")],
-    method: Annotated[str | None, typer.Option(help="See `tokensurgeon methods`.")] = None,
+    method: Annotated[
+        str | None, typer.Option(autocompletion=complete_method, help="See `tokensurgeon methods`.")
+    ] = None,
     k: Annotated[int | None, typer.Option(help="Anchors a token, for methods that have a k.")] = None,
     rows: Annotated[str | None, typer.Option(help="target, exact, multiple:N or a number.")] = None,
     mapping: Annotated[
@@ -30,6 +47,9 @@ def transplant(
     overrides: Overrides = None,
     work_dir: WorkDir = None,
     match_vocab_of: MatchVocabOf = None,
+    fail_on: FailOn = None,
+    max_bpb_increase: MaxBpbIncrease = None,
+    if_unchanged: Unchanged = IfUnchanged.RUN,
     dry_run: DryRun = False,
     as_json: Json = False,
     force: Force = False,
@@ -53,8 +73,15 @@ def transplant(
     if device is not None:
         document["runtime"] = {"device": device}
     document["trust_remote_code"] = trust_remote_code
-    options = with_options(overrides, work_dir, match_vocab_of)
-    execute(build_recipe(document, options, "command line"), dry_run, as_json, force)
+    options = with_options(
+        overrides,
+        work_dir=work_dir,
+        match_vocab_of=match_vocab_of,
+        fail_on=fail_on,
+        max_bpb_increase=max_bpb_increase,
+    )
+    mode = Mode(dry_run, as_json, force, if_unchanged)
+    execute(build_recipe(document, options, "command line"), mode)
 
 
 def _rows(text: str) -> Any:  # noqa: ANN401 - checked by the recipe

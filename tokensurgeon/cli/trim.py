@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from tokensurgeon.cli.edits import Base, Corpus, Output, Text, TokenizerOnly, run_edit
-from tokensurgeon.cli.run import DryRun, Force, Json, Overrides
+from tokensurgeon.cli.run import (
+    DryRun,
+    FailOn,
+    Force,
+    IfUnchanged,
+    Json,
+    MaxBpbIncrease,
+    Mode,
+    Overrides,
+    Unchanged,
+    with_options,
+)
 
 
 def trim(
@@ -34,6 +45,9 @@ def trim(
     text: Text = None,
     tokenizer_only: TokenizerOnly = False,
     overrides: Overrides = None,
+    fail_on: FailOn = None,
+    max_bpb_increase: MaxBpbIncrease = None,
+    if_unchanged: Unchanged = IfUnchanged.RUN,
     dry_run: DryRun = False,
     as_json: Json = False,
     force: Force = False,
@@ -60,7 +74,6 @@ def trim(
         "allow_unreachable": allow_unreachable,
         "drop_reserved": drop_reserved,
     }
-    run_edit(
-        base, output, edit, text=text, tokenizer_only=tokenizer_only, overrides=overrides, dry_run=dry_run,
-        as_json=as_json, force=force,
-    )  # fmt: skip
+    options = with_options(overrides, fail_on=fail_on, max_bpb_increase=max_bpb_increase)
+    mode = Mode(dry_run, as_json, force, if_unchanged)
+    run_edit(base, output, edit, mode, text=text, overrides=options, tokenizer_only=tokenizer_only)

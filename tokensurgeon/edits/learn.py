@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count, pairwise
 
+from tokensurgeon.console import progress
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.vocabulary import Vocabulary
@@ -83,20 +84,22 @@ def learn_merges(
     heap = [(-times, pair) for pair, times in counts.items() if times >= _LEAST]
     heapq.heapify(heap)
     merges: list[tuple[int, int, int]] = []
-    while heap and len(merges) < most:
-        promised, pair = heapq.heappop(heap)
-        if counts[pair] != -promised:
-            # Counts of pairs that wait only fall: the entry was an upper bound.
-            if counts[pair] >= _LEAST:
-                heapq.heappush(heap, (-counts[pair], pair))
-            continue
-        product = join(*pair)
-        if product is None:
-            continue
-        merges.append((*pair, product))
-        for other in sequences.merge(pair, product):
-            if counts[other] >= _LEAST:
-                heapq.heappush(heap, (-counts[other], other))
+    with progress("learning merges", most, "merges") as advance:
+        while heap and len(merges) < most:
+            promised, pair = heapq.heappop(heap)
+            if counts[pair] != -promised:
+                # Counts of pairs that wait only fall: the entry was an upper bound.
+                if counts[pair] >= _LEAST:
+                    heapq.heappush(heap, (-counts[pair], pair))
+                continue
+            product = join(*pair)
+            if product is None:
+                continue
+            merges.append((*pair, product))
+            advance()
+            for other in sequences.merge(pair, product):
+                if counts[other] >= _LEAST:
+                    heapq.heappush(heap, (-counts[other], other))
     left_over: Counter[int] = Counter()
     for symbol, times in zip(sequences.symbols, sequences.weights, strict=True):
         if symbol >= 0:
@@ -207,11 +210,18 @@ def plain_ids(vocabulary: Vocabulary) -> set[int]:
 
 
 def _blocks(texts: Iterable[str]) -> Iterator[str]:
-    """Texts in pieces that are quick to encode, cut where a line ends and the next opens without a space."""
+    """Texts in pieces that are quick to encode, cut where a line ends and the next opens without a space.
+
+    How far their reader is is shown.
+    """
     line_end = re.compile(r"\n(?=\S)")
-    for text in texts:
-        start = 0
-        while (found := line_end.search(text, start + _BLOCK)) is not None:
-            yield text[start : found.end()]
-            start = found.end()
-        yield text[start:]
+    texts = list(texts)
+    with progress("reading the corpus", sum(map(len, texts)), "characters") as advance:
+        for text in texts:
+            start = 0
+            while (found := line_end.search(text, start + _BLOCK)) is not None:
+                yield text[start : found.end()]
+                advance(found.end() - start)
+                start = found.end()
+            yield text[start:]
+            advance(len(text) - start)

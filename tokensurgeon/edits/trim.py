@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokensurgeon.console import progress
 from tokensurgeon.edits.document import Edited, learnt_ids, model_type, read_merges, renumber_processor
 from tokensurgeon.edits.needs import Needs
 from tokensurgeon.edits.params import TrimParams
@@ -34,9 +35,12 @@ def count_tokens(vocabulary: Vocabulary, texts: Iterable[str]) -> Counter[int]:
         Uses by id.
     """
     counts: Counter[int] = Counter()
-    for text in texts:
-        for chunk in _CHUNK.findall(text):
-            counts.update(vocabulary.encode(chunk))
+    texts = list(texts)
+    with progress("reading the corpus", sum(map(len, texts)), "characters") as advance:
+        for text in texts:
+            for chunk in _CHUNK.findall(text):
+                counts.update(vocabulary.encode(chunk))
+                advance(len(chunk))
     return counts
 
 

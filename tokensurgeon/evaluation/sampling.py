@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from tokensurgeon.console import Advance, progress
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import silent_loading
 from tokensurgeon.evaluation.windows import find_bos
@@ -65,24 +66,25 @@ def sample_texts(
     start = find_bos(tokenizer)
     if start is None:
         raise InputError(f"{model.name_or_path}: no BOS, EOS or padding token", "a token that opens a text")
-    draw = _Draw(len(model.get_input_embeddings().weight), seed, allowed, model.device)
     texts: list[str] = []
-    for count in [_TEXTS_AT_A_TIME] * (samples // _TEXTS_AT_A_TIME) + [samples % _TEXTS_AT_A_TIME]:
-        if not count:
-            continue
-        opened = torch.full((count, 1), start, device=model.device)
-        with silent_loading():  # a config may ask for a way of sampling that is not used here
-            written = model.generate(
-                opened,
-                attention_mask=torch.ones_like(opened),
-                do_sample=False,
-                num_beams=1,
-                repetition_penalty=1.0,
-                max_new_tokens=new_tokens,
-                pad_token_id=start,
-                logits_processor=LogitsProcessorList([draw]),
-            )
-        texts += tokenizer.batch_decode(written[:, 1:], skip_special_tokens=True)
+    with progress("writing texts", samples * new_tokens, "tokens") as advance:
+        draw = _Draw(len(model.get_input_embeddings().weight), seed, allowed, model.device, advance)
+        for count in [_TEXTS_AT_A_TIME] * (samples // _TEXTS_AT_A_TIME) + [samples % _TEXTS_AT_A_TIME]:
+            if not count:
+                continue
+            opened = torch.full((count, 1), start, device=model.device)
+            with silent_loading():  # a config may ask for a way of sampling that is not used here
+                written = model.generate(
+                    opened,
+                    attention_mask=torch.ones_like(opened),
+                    do_sample=False,
+                    num_beams=1,
+                    repetition_penalty=1.0,
+                    max_new_tokens=new_tokens,
+                    pad_token_id=start,
+                    logits_processor=LogitsProcessorList([draw]),
+                )
+            texts += tokenizer.batch_decode(written[:, 1:], skip_special_tokens=True)
     found = {f"sample {number}": text for number, text in enumerate(texts, 1) if len(text.encode()) > 1}
     if not found:
         raise InputError(f"{model.name_or_path}: writes nothing", "a model that writes text")
@@ -96,7 +98,10 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
     than a small model does; this takes one number a text.
     """
 
-    def __init__(self, rows: int, seed: int, allowed: Allowed | None, device: torch.device) -> None:
+    def __init__(
+        self, rows: int, seed: int, allowed: Allowed | None, device: torch.device, advance: Advance
+    ) -> None:
+        self._advance = advance
         self._generator = torch.Generator().manual_seed(seed)
         self._masks: list[Tensor] = []
         for ids in () if allowed is None else (allowed.first, allowed.later):
@@ -117,4 +122,5 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
             wanted = torch.minimum(level.to(sums) * total, torch.nextafter(total, torch.zeros_like(total)))
             # Below the total, and on the right of sums that are equal: no token without probability is drawn.
             drawn.append(torch.searchsorted(sums, wanted, right=True))
+        self._advance(len(scores))
         return torch.full_like(scores, -torch.inf).scatter_(1, torch.cat(drawn), 0.0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from tokensurgeon.console import track
 from tokensurgeon.evaluation.windows import encode, find_bos
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def read_states(
     opening = [] if start is None else [start]
     followers: list[int] = []
     with _watched(model, all_logits=False) as seen:
-        for name, text in texts.items():
+        for name, text in track(texts.items(), "reading", unit="texts"):
             ids = [*opening, *encode(tokenizer, name, text).ids]
             if len(ids) > 1:
                 model(input_ids=torch.tensor([ids[:-1]], device=model.device), use_cache=False)

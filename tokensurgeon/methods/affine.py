@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tokensurgeon.console import track
 from tokensurgeon.methods.base import InitRows, MethodContext
 from tokensurgeon.methods.params import AffineParams
 from tokensurgeon.solvers.linear import ridge, rotation
@@ -78,7 +79,7 @@ class Affine:
             return matrix
         features, targets = features / sizes[0], targets / sizes[1]
         optimiser = torch.optim.Adam([matrix], lr=self.params.learning_rate)
-        for _ in range(self.params.steps):
+        for _ in track(range(self.params.steps), "affine: training"):
             drawn = torch.randint(len(features), (min(_MINIBATCH, len(features)),), generator=generator)
             part = features[drawn.to(features.device)]
             error = part @ matrix - targets[drawn.to(features.device)]

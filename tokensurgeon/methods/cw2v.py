@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tokensurgeon.console import track
 from tokensurgeon.methods.base import InitRows, MethodContext
 from tokensurgeon.methods.params import Cw2vParams
 from tokensurgeon.methods.tokalign import Floats, Ints, count_pairs, read_tokens
@@ -103,7 +104,7 @@ class Cw2v:
 
         draw_pair, draw_negative = _Draw(text.counts), _Draw(text.frequencies**_POWER)
         optimizer = torch.optim.Adam([ours, theirs], lr=self.params.learning_rate)
-        for _ in range(self.params.steps if len(centres) else 0):
+        for _ in track(range(self.params.steps if len(centres) else 0), "cw2v: training"):
             pair = draw_pair((self.params.batch,), generator).to(device)
             negative = draw_negative((self.params.batch, self.params.negatives), generator).to(device)
             tokens, place = torch.unique(centres[pair], return_inverse=True)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, gelu, linear, normalize
 
+from tokensurgeon.console import track
 from tokensurgeon.methods.base import InitRows, MethodContext
 from tokensurgeon.methods.params import HyperofaParams
 from tokensurgeon.methods.wordvectors import Holdings, bare, hold, once, spaced, word_spaces
@@ -105,7 +106,7 @@ class Hyperofa:
         weights = start_network(*sizes, generator, context.device)
         optimizer = torch.optim.Adam(list(weights.values()), lr=self.params.learning_rate)
         order = torch.empty(0, dtype=torch.int64)
-        for step in range(self.params.steps):
+        for step in track(range(self.params.steps), "hyperofa: training"):
             optimizer.param_groups[0]["lr"] = self.params.learning_rate * (1 - step / self.params.steps)
             if not len(order):
                 order = torch.randperm(len(sets.ids), generator=generator)

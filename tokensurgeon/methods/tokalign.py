@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tokensurgeon.console import track
 from tokensurgeon.methods.base import InitRows, MethodContext, Segmentation
 from tokensurgeon.methods.params import TokalignParams
 from tokensurgeon.solvers.nearest import build_index
@@ -207,7 +208,7 @@ def glove(
     tables = [(torch.rand(tokens, dim + 1, generator=generator) - 0.5) / dim for _ in range(2)]
     squares = [torch.ones_like(table) for table in tables]
     batch = min(max(len(goals) // _BATCHES, _SMALLEST), _LARGEST)
-    for _ in range(epochs):
+    for _ in track(range(epochs), "tokalign: training", unit="epochs"):
         for chosen in torch.randperm(len(goals), generator=generator).split(batch):
             rows = pairs[:, chosen]
             ours, theirs = (table[places] for table, places in zip(tables, rows, strict=True))

@@ -10,11 +10,14 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from tokensurgeon.edits.params import AnyEdit
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.methods.params import AnyMethod
 from tokensurgeon.recipe.schema import PerEnd, Recipe
 
 _METHOD_MODELS = {model.model_fields["name"].default: model for model in get_args(get_args(AnyMethod)[0])}
+_EDIT_MODELS = {model.model_fields["operation"].default: model for model in get_args(get_args(AnyEdit)[0])}
+_TAGGED: dict[str | None, type[BaseModel]] = {**_METHOD_MODELS, **_EDIT_MODELS}
 
 _SHORTHANDS = {"method": "name", "fallback": "name", "base": "path", "target": "path", "donor": "path"}
 
@@ -130,22 +133,29 @@ def _replace(level: Any, keys: list[str], depth: int, value: Any) -> Any:  # noq
 
 
 def _explain(detail: dict[str, Any], document: dict[str, Any]) -> str:
+    said = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
+        return str(said)
     path, tag = _without_tags(detail["loc"])
     where = ".".join(path)
     if path[0] == "rows":
         return f"rows: {_get(document, ['rows'])!r}; expected target, exact, a number, or multiple: N"
     if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_nearest(path, _METHOD_MODELS.get(tag))}"
+        return f"{where}: unknown key{_nearest(path, _TAGGED.get(tag))}"
     if detail["type"] == "missing":
         return f"{where}: missing"
+    if detail["type"] in ("union_tag_invalid", "union_tag_not_found") and path[0] == "edits":
+        return f"{where}.operation: {_expected_edit(detail)}"
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return f"{where}.name: {_get(document, path)!r}; {_expected_method(detail)}"
-    return f"{where}: {detail['input']!r}; {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+    return f"{where}: {detail['input']!r}; {said[:1].lower()}{said[1:]}"
 
 
 def _without_tags(loc: tuple[Any, ...]) -> tuple[list[str], str | None]:
     """The path as a person wrote it, and the method it is about: pydantic puts names of both in between."""
     path, tag, previous = [str(loc[0])], None, loc[0]
+    if loc[0] == "edits":
+        return [str(part) for place, part in enumerate(loc) if place != 2], str(loc[2]) if loc[2:] else None
     if loc[0] not in ("method", "fallback"):
         return [str(part) for part in loc], None
     for part in loc[1:]:
@@ -164,7 +174,7 @@ def _without_tags(loc: tuple[Any, ...]) -> tuple[list[str], str | None]:
 def _is_echo(detail: dict[str, Any], document: dict[str, Any]) -> bool:
     """Donor and target stand in for each other: report what is wrong with one of them once."""
     missing = {"donor", "target"} - document.keys()
-    return detail["loc"][0] in (missing if len(missing) == 1 else {"donor"} & missing)
+    return bool(detail["loc"]) and detail["loc"][0] in (missing if len(missing) == 1 else {"donor"} & missing)
 
 
 def _get(document: Any, path: list[str]) -> Any:  # noqa: ANN401
@@ -184,24 +194,41 @@ def _expected_method(detail: dict[str, Any]) -> str:
     return f"{hint}`tokensurgeon methods` lists all {len(_METHOD_MODELS)}"
 
 
-def _nearest(path: list[str], method: type[BaseModel] | None) -> str:
-    model: type[BaseModel] | None = Recipe
-    names = list(Recipe.model_fields)
-    if len(path) > 1:
-        if method is not None:
-            names = list(method.model_fields)
-        elif path[0] == "method":
-            names = list(PerEnd.model_fields)
-        else:
-            annotation = Recipe.model_fields[path[0]].annotation if path[0] in Recipe.model_fields else None
-            model = next(
-                (
-                    part
-                    for part in (annotation, *get_args(annotation))
-                    if isinstance(part, type) and issubclass(part, BaseModel)
-                ),
-                None,
-            )
-            names = list(model.model_fields) if model else []
+def _expected_edit(detail: dict[str, Any]) -> str:
+    """The name that is no edit, and the nearest one that is."""
+    tag = detail.get("ctx", {}).get("tag")
+    near = difflib.get_close_matches(str(tag), _EDIT_MODELS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    found = "missing" if tag is None else repr(tag)
+    return f"{found}; {hint}expected one of {', '.join(_EDIT_MODELS)}"
+
+
+def _nearest(path: list[str], model: type[BaseModel] | None) -> str:
+    """The nearest of the keys that may stand there, or all of them.
+
+    Args:
+        path: Of the unknown key.
+        model: What it is a key of, where the path does not tell.
+
+    Returns:
+        Text to put behind the mistake.
+    """
+    models = [model] if model is not None else [PerEnd] if path[0] == "method" else [Recipe]
+    for part in path[:-1] if model is None and path[0] != "method" else ():
+        if not part.isdigit():
+            models = [
+                inner
+                for outer in models
+                if part in outer.model_fields
+                for inner in _models_in(outer.model_fields[part].annotation)
+            ]
+    names = list(dict.fromkeys(name for outer in models for name in outer.model_fields))
     near = difflib.get_close_matches(path[-1], names, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - any type
+    """The models that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -18,7 +18,9 @@ from pydantic import (
     model_validator,
 )
 
+from tokensurgeon.codes import find_code
 from tokensurgeon.edits.params import AnyEdit
+from tokensurgeon.errors import RecipeError
 from tokensurgeon.methods.params import (
     AffknnParams,
     AffompParams,
@@ -200,12 +202,41 @@ class Runtime(_Part):
     )
 
 
+def _as_codes(value: Any) -> Any:  # noqa: ANN401 - any YAML value
+    """Read ``TS017,TS003`` as a list, and codes in any case."""
+    if isinstance(value, str):
+        value = value.split(",")
+    if isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value):
+        return tuple(code for entry in value for code in map(_as_warning, entry.split(",")))
+    return value
+
+
+def _as_warning(name: str) -> str:
+    try:
+        code = find_code(name)
+    except RecipeError as error:
+        raise ValueError(f"{error.found}: {error.next_step}") from error
+    if not code.startswith("TS"):
+        raise ValueError(f"an error such as {code} fails in any case; expected codes of warnings")
+    return code
+
+
 class VerifyRules(_Part):
     """What has to hold before the output appears."""
 
     forward: bool = Field(True, description="load the output in a fresh process and run it")
     allow_reader_mismatch: bool = Field(
         False, description="keep an output that AutoTokenizer reads differently from the raw tokenizer"
+    )
+    fail_on: Annotated[tuple[str, ...], BeforeValidator(_as_codes)] = Field(
+        (), description="codes of warnings, such as TS017, with which there is no output"
+    )
+    max_bpb_increase: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="bits per byte that any of report.texts may cost more than with the base; there is no "
+        "output that costs more",
     )
 
 
@@ -386,6 +417,10 @@ class Recipe(_Part):
         chosen = getattr(self.method, end) if isinstance(self.method, PerEnd) else self.method
         return chosen if isinstance(chosen, tuple) else (chosen,)
 
+    def told(self) -> dict[str, Any]:
+        """What is asked for, as JSON; where it is written is no part of that."""
+        return self.model_dump(mode="json", exclude={"output": True, "runtime": {"work_dir"}})
+
     @property
     def runs_base(self) -> bool:
         """Whether something is chosen, or learnt, by running the base."""
@@ -419,6 +454,12 @@ class Recipe(_Part):
         if untie and info.data.get("tie_policy") == "drop-head":
             raise ValueError("untie keeps an lm_head, tie_policy: drop-head loses it; leave one of them out")
         return untie
+
+    @model_validator(mode="after")
+    def _has_texts_to_judge_by(self) -> Recipe:
+        if self.verify.max_bpb_increase is not None and not self.report.texts:
+            raise ValueError("verify.max_bpb_increase without report.texts: which texts shall not cost more?")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,8 @@ which no example shows learn from those that some do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,7 @@ def fit_softmax_rows(
     groups: Tensor | None = None,
     passes: int = 12,
     seed: int = 0,
+    advance: Callable[[int], object] = int,
 ) -> Tensor:
     """Fit some rows by mini-batches, with steps as Adam's (D. Kingma, J. Ba, arXiv:1412.6980).
 
@@ -50,6 +53,7 @@ def fit_softmax_rows(
             free row that no example speaks of stays if it has no group, and moves with its group otherwise.
         passes: Over the examples.
         seed: Of the order of the examples.
+        advance: Called with the number of examples read since; each is read once a pass.
 
     Returns:
         ``(F, d)`` float32, the free rows in their order.
@@ -89,6 +93,7 @@ def fit_softmax_rows(
         wrong[right, labels[some][right]] -= 1
         slope = (wrong.to(fast).mT @ part).float() * (len(states) / len(some))
         moves.step(slope, step, _STEP * (1 - step / len(batches)))
+        advance(len(some))
     if groups is not None:
         fitted = moves.apart(fitted, groups)
     fitted[places] = moves.rows()

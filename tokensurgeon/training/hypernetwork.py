@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from tokensurgeon.console import logger
+from tokensurgeon.console import logger, track
 from tokensurgeon.solvers.linear import ridge
 from tokensurgeon.training.sampling import Batch
 
 _RAMP = 20
-_STEPS_A_LINE = 50
 _HEADS = (8, 7, 6, 5, 4)
 
 
@@ -191,15 +190,13 @@ def train(
     rise = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / _RAMP))
     good = _weights(network)
     losses: list[float] = []
-    for step in range(steps):
+    for step in track(range(steps), "training the hypernetwork"):
         loss = loss_of(step)
         if not isfinite(loss.item()):
             break
         # Weights are good once a loss was computed with them.
         good = _weights(network)
         losses.append(loss.item())
-        if step % _STEPS_A_LINE == 0:
-            logger.info("hypernetwork: step %d of %d, loss %.3f", step, steps, losses[-1])
         if not loss.requires_grad:
             continue  # single pieces only, which say nothing about the network
         optimizer.zero_grad()
