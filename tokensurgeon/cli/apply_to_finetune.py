@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from tokensurgeon.cli.run import DryRun, Force, Json, Overrides, WorkDir, execute, with_options
+from tokensurgeon.cli.run import (
+    DryRun,
+    FailOn,
+    Force,
+    IfUnchanged,
+    Json,
+    MaxBpbIncrease,
+    Mode,
+    Overrides,
+    Unchanged,
+    WorkDir,
+    execute,
+    with_options,
+)
 from tokensurgeon.errors import InputError
 from tokensurgeon.recipe.load import build_recipe
 
@@ -23,6 +36,9 @@ def apply_to_finetune(
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
     overrides: Overrides = None,
     work_dir: WorkDir = None,
+    fail_on: FailOn = None,
+    max_bpb_increase: MaxBpbIncrease = None,
+    if_unchanged: Unchanged = IfUnchanged.RUN,
     dry_run: DryRun = False,
     as_json: Json = False,
     force: Force = False,
@@ -49,6 +65,6 @@ def apply_to_finetune(
         document["report"] = {"texts": text}
     if device is not None:
         document["runtime"] = {"device": device}
-    execute(
-        build_recipe(document, with_options(overrides, work_dir), "command line"), dry_run, as_json, force
-    )
+    options = with_options(overrides, work_dir=work_dir, fail_on=fail_on, max_bpb_increase=max_bpb_increase)
+    mode = Mode(dry_run, as_json, force, if_unchanged)
+    execute(build_recipe(document, options, "command line"), mode)
