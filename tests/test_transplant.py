@@ -421,7 +421,7 @@ def test_the_report_takes_the_loss_apart_and_knows_which_rows_were_made(
     [score] = report.scores
     anatomy = score.anatomy
     assert anatomy.excess == score.output - score.base
-    for parts in (anatomy.by_cut, anatomy.by_script, anatomy.by_new_rows):
+    for parts in (anatomy.by_cut, anatomy.by_script, anatomy.by_content, anatomy.by_new_rows):
         assert sum(part.excess for part in parts) == pytest.approx(anatomy.excess, abs=1e-12)
     missing = next(part for part in anatomy.by_cut if part.name == "missing")
     made = report.tensors[0].made
