@@ -108,8 +108,8 @@ def _comparison_tables(facts: dict[str, Any]) -> list[_Table]:
             ],
         ),
         (
-            f"Overlap by script: {facts['byte_equal']:,} of {facts['target']['tokens']:,} target tokens are in "
-            f"the base by bytes, {facts['missing']:,} have no counterpart",
+            f"{facts['byte_equal']:,} of {facts['target']['tokens']:,} target tokens are in the base by "
+            f"bytes, {facts['missing']:,} have no counterpart",
             ["script", "target tokens", "in the base", "share"],
             [
                 [row["script"], str(row["tokens"]), str(row["shared"]), f"{row['share']:.1%}"]
@@ -153,7 +153,7 @@ def _text_tables(facts: dict[str, Any]) -> list[_Table]:
     ]
     return [
         (
-            "Texts",
+            "Texts, line by line",
             ["", ""],
             [[key.replace("_", " "), _cell(value)] for key, value in facts["texts"].items()],
         ),
@@ -355,7 +355,7 @@ def _trace(trace: RowTrace, vocabulary: Vocabulary) -> dict[str, Any]:
 
 def _row_tables(document: dict[str, Any]) -> list[_Table]:
     token = document["token"]
-    shown = {**token, "text": repr(token["text"])}
+    shown = {**token, "id": str(token["id"]), "text": repr(token["text"])}
     found: list[_Table] = [("Token", ["", ""], [[key.replace("_", " "), _cell(shown[key])] for key in shown])]
     for row in document["rows"]:
         name = row["tensor"]
@@ -385,9 +385,10 @@ def _row_tables(document: dict[str, Any]) -> list[_Table]:
 
 def _row_facts(row: dict[str, Any]) -> dict[str, Any]:
     method = row["method"] or ("not in the report" if row["origin"] == "made" else None)
+    decided = f" ({row['decided_by']})" if row["decided_by"] else ""
     return {
         "role": row["role"],
-        "origin": row["origin"] if row["base_id"] is None else f"copy of base row {row['base_id']}",
+        "origin": row["origin"] if row["base_id"] is None else f"copy of base row {row['base_id']}{decided}",
         "method": "spelt out by the user" if method == "map" else method,
         "residual": row["residual"],
         "norm": row["norm"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class RowTrace:
         role: A ``TensorRole``.
         origin: ``copied``, ``made`` or ``padding``.
         base_id: The base row it is a copy of; None for others.
+        decided_by: Why that one, for special tokens, as the report says; else empty.
         method: What made it; None for others, and where the report does not tell.
         residual: Share of the donor's row that the combination misses; None if unknown.
         made_of: Base tokens with the largest coefficients; empty where the row is no combination of tokens.
@@ -64,6 +65,7 @@ class RowTrace:
     role: str
     origin: str
     base_id: int | None
+    decided_by: str
     method: str | None
     residual: float | None
     made_of: list[Ingredient]
@@ -94,7 +96,7 @@ def trace_row(directory: Path, index: int, nearest: int = NEAREST) -> list[RowTr
             "an output directory of tokensurgeon",
         )
     stored = read_index(directory).tensors
-    told = _read_report(directory)
+    told, decided = _read_report(directory)
     found = []
     for name, rows in expectation.vocab.items():
         if rows.role == TensorRole.BIAS:
@@ -105,7 +107,8 @@ def trace_row(directory: Path, index: int, nearest: int = NEAREST) -> list[RowTr
         if index >= min(len(table), len(rows.source)):
             continue  # per-layer embeddings may end before other modalities
         twin = rows.equal_to is not None
-        found.append(_trace(name, rows, table, index, told.get(name, {}), 0 if twin else nearest))
+        trace = _trace(name, rows, table, index, told.get(name, {}), 0 if twin else nearest)
+        found.append(replace(trace, decided_by=decided.get(index, "")) if trace.origin == "copied" else trace)
     return found
 
 
@@ -154,6 +157,7 @@ def _trace(
         role=rows.role,
         origin="made" if source == MADE else "padding" if source == PADDING else "copied",
         base_id=source if source >= 0 else None,
+        decided_by="",
         method=method,
         residual=residual,
         made_of=made_of,
@@ -164,13 +168,14 @@ def _trace(
     )
 
 
-def _read_report(directory: Path) -> dict[str, dict[str, Any]]:
-    """What the report says of each vocabulary tensor; nothing where there is no report."""
+def _read_report(directory: Path) -> tuple[dict[str, dict[str, Any]], dict[int, str]]:
+    """What the report says of each vocabulary tensor and special token; nothing where there is no report."""
     path = directory / "report.json"
     if not path.is_file():
-        return {}
+        return {}, {}
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        return {tensor["name"]: tensor for tensor in report["tensors"]}
+        specials = {token["id"]: token["decided_by"] for token in report["specials"]}
+        return {tensor["name"]: tensor for tensor in report["tensors"]}, specials
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: {error!r}", "the report of a finished run") from error
