@@ -343,9 +343,12 @@ def _token(token: Token) -> dict[str, Any]:
 
 
 def _trace(trace: RowTrace, vocabulary: Vocabulary) -> dict[str, Any]:
+    from tokensurgeon.methods.registry import METHODS
+
     tokens = vocabulary.tokens
     return {
         **asdict(trace),
+        "method_makes": METHODS[trace.method].title if trace.method in METHODS else None,
         "nearest": [
             {"id": index, "token": tokens[index].text if index in tokens else None, "cosine": cosine}
             for index, cosine in trace.nearest
@@ -385,6 +388,8 @@ def _row_tables(document: dict[str, Any]) -> list[_Table]:
 
 def _row_facts(row: dict[str, Any]) -> dict[str, Any]:
     method = row["method"] or ("not in the report" if row["origin"] == "made" else None)
+    if row["method_makes"]:
+        method = f"{method}: {row['method_makes']}"
     decided = f" ({row['decided_by']})" if row["decided_by"] else ""
     return {
         "role": row["role"],

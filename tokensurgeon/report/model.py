@@ -219,7 +219,8 @@ class RowTable(_Part):
         tokens: Their texts.
         methods: What made each; ``map`` where the user spelt it out.
         residuals: Share of the donor row that the combination misses; None if unknown.
-        sources: For each row the base ids with the largest coefficients.
+        sources: For each row the base ids with the largest coefficients; methods with a linear map use them
+            to correct it.
         weights: Their coefficients.
         source_tokens: Text by base id, of every id in ``sources``.
     """
