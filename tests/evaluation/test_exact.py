@@ -132,6 +132,17 @@ def test_a_narrow_walk_bounds_the_exact_figure_from_both_sides(llama, tokenizers
     assert alone.most_bits <= alone.canonical_bits + 1e-6
 
 
+def test_nodes_that_are_dropped_at_the_last_byte_leave_the_text_exact(small):
+    model, tokenizer, _ = small
+    exact = score_exactly(model, tokenizer, "t", "ab", **EXACT)
+    narrow = [score_exactly(model, tokenizer, "t", "ab", least=place / 50) for place in range(51)]
+    whole = [score for score in narrow if score.dropped and score.most_bits == exact.most_bits]
+    assert whole  # some drop the two tokens at the end, and not the first of them before
+    for score in whole:
+        assert score.least_bits == score.most_bits
+        assert score.next_bytes != exact.next_bytes
+
+
 def test_with_one_way_to_cut_it_is_the_usual_figure(llama, tokenizers):
     [usual] = score_texts(llama, tokenizers["bytes"], {"t": "the fox"}).scores
     found = score_exactly(llama, tokenizers["bytes"], "t", "the fox", **EXACT)

@@ -56,7 +56,7 @@ class ExactScore:
         canonical_bits: Of the tokenizer's own cut alone: what a usual score says.
         most_bits: Of all cuts that were walked; the text has no more.
         least_bits: It has no fewer, whatever the dropped nodes would have led to. Equal to ``most_bits``
-            where ``dropped`` is 0.
+            where none was dropped before the last byte.
         dropped: Nodes that were not walked.
         dropped_share: Of the probability, if they would go on as those that were kept.
         passes: Token sequences that the model read.
@@ -140,14 +140,13 @@ def score_exactly(
         advance(1 if place < len(text.encode()) else 0)
     canonical = -reader.weigh(own)
     found = float(walk.reached[-1])
-    most, least_bits = -found, max(0.0, -float(np.logaddexp2(found, walk.lost)))
     follow = walk.follow()
     return ExactScore(
         text=name,
         bytes=len(text.encode()),
         canonical_bits=canonical,
-        most_bits=most,
-        least_bits=least_bits if walk.dropped else most,
+        most_bits=-found,
+        least_bits=max(0.0, -float(np.logaddexp2(found, walk.lost))),
         dropped=walk.dropped,
         dropped_share=1.0 - walk.kept_share,
         passes=reader.passes,
@@ -255,7 +254,7 @@ class _Walk:
 
     Attributes:
         reached: ``(n + 1,)`` log2 of the mass of all that begins with that many of the bytes.
-        lost: Log2 of the mass of the nodes that were dropped.
+        lost: Log2 of the mass of the nodes that were dropped before the last byte.
         dropped: Their number.
         kept_share: Of the mass so far, over all bytes.
     """
@@ -283,7 +282,8 @@ class _Walk:
                 dropped.append(node.weight)
         self.dropped += len(dropped) - 1
         mass = float(np.logaddexp2.reduce(dropped))
-        self.lost = float(np.logaddexp2(self.lost, mass))
+        if place < len(self._data):  # one that ends with the bytes is in their mass; it misses the next byte's
+            self.lost = float(np.logaddexp2(self.lost, mass))
         self.kept_share *= 1.0 - float(2.0 ** (mass - self.reached[place]))
         return kept
 
