@@ -282,7 +282,7 @@ class _Walk:
                 dropped.append(node.weight)
         self.dropped += len(dropped) - 1
         mass = float(np.logaddexp2.reduce(dropped))
-        if place < len(self._data):  # one that ends with the bytes is in their mass; it misses the next byte's
+        if place < len(self._data):  # one that ends with the bytes is in their mass already
             self.lost = float(np.logaddexp2(self.lost, mass))
         self.kept_share *= 1.0 - float(2.0 ** (mass - self.reached[place]))
         return kept
