@@ -12,35 +12,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.evaluation.loops import continue_prompts, cut_prompts
 from tokensurgeon.evaluation.texts import read_texts
-from tokensurgeon.evaluation.windows import encode, find_bos
 
-PROMPTS, PROMPT_BYTES, NEW_TOKENS, GRAM = 10, 160, 200, 4
-
-
-@torch.inference_mode()
-def repeated(model_dir: str, prompts: list[str]) -> list[float]:
-    """Share of four-grams that occurred before, in the continuation of each prompt."""
-    model, tokenizer = load_model(model_dir, device="cpu")
-    start = find_bos(tokenizer)
-    shares = []
-    for prompt in prompts:
-        ids = [*([] if start is None else [start]), *encode(tokenizer, "prompt", prompt).ids]
-        given = torch.tensor([ids])
-        found = model.generate(
-            given,
-            attention_mask=torch.ones_like(given),
-            do_sample=False,
-            min_new_tokens=NEW_TOKENS,
-            max_new_tokens=NEW_TOKENS,
-            pad_token_id=0,
-        )[0, len(ids) :].tolist()
-        grams = [tuple(found[place : place + GRAM]) for place in range(len(found) - GRAM + 1)]
-        shares.append(1 - len(set(grams)) / len(grams))
-    return shares
+PROMPTS = 10
 
 
 def main(arguments: list[str]) -> None:
@@ -52,12 +28,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--text", required=True, type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     text = next(iter(read_texts([options.text], 1 << 20).values()))
-    step = len(text) // PROMPTS
-    prompts = [text[place : place + PROMPT_BYTES] for place in range(0, step * PROMPTS, step)]
-    for model in options.models:
-        shares = repeated(model, prompts)
+    prompts = cut_prompts(text, PROMPTS)
+    for directory in options.models:
+        found = continue_prompts(*load_model(directory, device="cpu"), prompts)
+        shares = [one.repeated for one in found]
         mean = sum(shares) / len(shares)
-        print(f"{model}: mean {mean:.3f};", *(f"{share:.2f}" for share in shares), flush=True)
+        print(f"{directory}: mean {mean:.3f};", *(f"{share:.2f}" for share in shares), flush=True)
 
 
 if __name__ == "__main__":

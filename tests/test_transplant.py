@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tokensurgeon.checkpoint.expectation import load_expectation
 from tokensurgeon.pipeline import run
@@ -291,6 +292,23 @@ def test_a_head_bias_follows_its_head(make_model, sentencepiece, byte_level, tmp
     assert report.passed
 
 
+@pytest.mark.parametrize("method", ["omp", "affknn"])
+def test_the_bias_of_a_made_row_is_its_combination_or_the_mean_where_that_only_corrects(
+    make_model, sentencepiece, byte_level, tmp_path, method
+):
+    base = make_model("phi", sentencepiece)
+    stored = tensors(base)
+    stored["lm_head.bias"] = torch.arange(len(stored["lm_head.bias"])).bfloat16()
+    save_file(stored, base / "model.safetensors", metadata={"format": "pt"})
+    donor = make_model("llama", byte_level, seed=1)
+    transplant(base, donor, tmp_path / "out", f"method={method}")
+    old, new = stored["lm_head.bias"].float(), tensors(tmp_path / "out")["lm_head.bias"].float()
+    source = json.loads((tmp_path / "out" / "provenance.json").read_text())["vocab"]["lm_head.bias"]["source"]
+    made = torch.tensor([index for index, origin in enumerate(source) if origin == -1])
+    is_mean = (new[made] - old.mean()).abs() < 1
+    assert is_mean.all() if method == "affknn" else is_mean.sum() < len(made) / 2
+
+
 def test_a_declared_tie_with_another_head_asks_for_a_decision(
     make_model, sentencepiece, byte_level, tmp_path
 ):
@@ -421,7 +439,7 @@ def test_the_report_takes_the_loss_apart_and_knows_which_rows_were_made(
     [score] = report.scores
     anatomy = score.anatomy
     assert anatomy.excess == score.output - score.base
-    for parts in (anatomy.by_cut, anatomy.by_script, anatomy.by_new_rows):
+    for parts in (anatomy.by_cut, anatomy.by_script, anatomy.by_content, anatomy.by_new_rows):
         assert sum(part.excess for part in parts) == pytest.approx(anatomy.excess, abs=1e-12)
     missing = next(part for part in anatomy.by_cut if part.name == "missing")
     made = report.tensors[0].made

@@ -27,10 +27,10 @@ from tokensurgeon.report import model as r
 from tokensurgeon.rows import NewTensor
 from tokensurgeon.training.heal import Healed
 from tokensurgeon.vocab.canonical import Kind
-from tokensurgeon.vocab.digits import digit_scheme
 from tokensurgeon.vocab.probe import MESSAGES
 from tokensurgeon.vocab.scripts import count_scripts
 from tokensurgeon.vocab.special import render_chat
+from tokensurgeon.vocab.traits import read_traits
 from tokensurgeon.vocab.vocabulary import Vocabulary
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
@@ -311,36 +311,16 @@ def _specials(plan: Plan, main: NewTensor) -> list[r.SpecialToken]:
 
 
 def _traits(plan: Plan) -> r.TokenizerTraits:
-    target, base = plan.match.target, plan.match.base
-    chat = render_chat(target, MESSAGES)
+    target, base = read_traits(plan.match.target), read_traits(plan.match.base)
     return r.TokenizerTraits(
-        digits_base=digit_scheme(base),
-        digits_target=digit_scheme(target),
-        bos_base=_leading_bos(base, "Hello", specials=True),
-        bos_target=_leading_bos(target, "Hello", specials=True),
-        bos_chat_target=None if chat is None else _leading_bos(target, chat, specials=True),
-        normalizer_base=_normalizer(base),
-        normalizer_target=_normalizer(target),
+        digits_base=base.digits,
+        digits_target=target.digits,
+        bos_base=base.bos,
+        bos_target=target.bos,
+        bos_chat_target=target.bos_chat,
+        normalizer_base=base.normalizer,
+        normalizer_target=target.normalizer,
     )
-
-
-def _leading_bos(vocabulary: Vocabulary, text: str, specials: bool) -> int:
-    bos = vocabulary.roles.get("bos")
-    count = 0
-    for index in vocabulary.encode(text, specials=specials):
-        if index != bos:
-            break
-        count += 1
-    return count
-
-
-def _normalizer(vocabulary: Vocabulary) -> str:
-    node = vocabulary.spec.get("normalizer")
-    if not node:
-        return "none"
-    if node["type"] == "Sequence":
-        return ", ".join(part["type"] for part in node["normalizers"])
-    return str(node["type"])
 
 
 def _files(plan: Plan, tensors: list[NewTensor]) -> dict[str, str]:

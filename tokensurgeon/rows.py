@@ -21,6 +21,7 @@ class MadeRows:
         methods: For each id the method that made its row; ``map`` where the user spelt it out.
         sources: ``(B, k)`` int64 base ids that were combined, -1 where there are fewer.
         coefs: ``(B, k)`` float32 coefficients.
+        corrects: ``(B,)`` bool, rows that the combination only corrects; see ``InitRows``.
         residual: ``(B,)`` float32, NaN where the method has none.
         solver: How rows were solved for, such as ``exact``; may be empty.
         agreement: How near an approximate solver came to the exact one, or None.
@@ -32,6 +33,7 @@ class MadeRows:
         self.methods = [""] * len(ids)
         self.sources = torch.full((len(ids), 1), -1, dtype=torch.int64)
         self.coefs = torch.zeros((len(ids), 1))
+        self.corrects = torch.zeros(len(ids), dtype=torch.bool)
         self.residual = torch.full((len(ids),), torch.nan)
         self.solver = ""
         self.agreement: Agreement | None = None
@@ -55,6 +57,8 @@ class MadeRows:
             self.coefs = torch.nn.functional.pad(self.coefs, wider)
             self.sources[at, :width] = part.sources.cpu()
             self.coefs[at, :width] = part.coefs.cpu()
+        if part.corrects is not None:
+            self.corrects[at] = part.corrects.cpu()
         if part.residual is not None:
             self.residual[at] = part.residual.cpu()
         self.solver = self.solver or part.solver

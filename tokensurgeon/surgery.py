@@ -283,7 +283,7 @@ def _make_bias(plan: Plan, tensor: VocabTensor, head: NewTensor) -> NewTensor:
     new[copied] = old[torch.tensor([origin for origin in source if origin >= 0], dtype=torch.int64)]
     made = head.made
     if made is not None:
-        combined = (made.sources >= 0).any(dim=1)
+        combined = (made.sources >= 0).any(dim=1) & ~made.corrects
         values = (made.coefs[:, :, None] * old[made.sources.clamp(min=0)]).sum(dim=1)
         new[torch.tensor(made.ids)[combined]] = values[combined]
     data = new.T.reshape(plan.new_shape(tensor)) if tensor.axis else new.reshape(plan.new_shape(tensor))

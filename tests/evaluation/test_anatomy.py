@@ -111,6 +111,17 @@ class TestNewRows:
         assert "missing" not in [part.name for part in anatomy.by_cut]
 
 
+def test_a_chunk_is_of_the_content_that_tokenizers_cut_most_differently():
+    pieces = ["if", " 1", ":", "  ", "\n", "    ", "x", "\t", "=", "   7", " \n\n", "end", "\r\n"]
+    anatomy = find_anatomy("".join(pieces), scored(pieces), scored(pieces), set())
+    assert chunks_of(anatomy.by_content) == {
+        "numbers": 2,
+        "line breaks and indentation": 5,
+        "runs of spaces, tabs": 1,
+        "the rest": 5,
+    }
+
+
 def test_a_score_without_its_losses_is_refused():
     bare = TextScore("t", 1, 1, 1.0)
     with pytest.raises(ValueError, match="keep_losses"):
@@ -118,7 +129,7 @@ def test_a_score_without_its_losses_is_refused():
 
 
 def splits(anatomy):
-    return [anatomy.by_cut, anatomy.by_script, anatomy.by_new_rows or anatomy.by_cut]
+    return [anatomy.by_cut, anatomy.by_script, anatomy.by_content, anatomy.by_new_rows or anatomy.by_cut]
 
 
 def assert_adds_up(anatomy, base, output):

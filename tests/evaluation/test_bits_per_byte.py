@@ -8,7 +8,8 @@ from transformers import BertConfig, BertForMaskedLM
 
 from tokensurgeon.errors import InputError, PolicyError, RecipeError
 from tokensurgeon.evaluation import bits_per_byte
-from tokensurgeon.evaluation.bits_per_byte import evaluate, load_model, read_texts, score_texts
+from tokensurgeon.evaluation.bits_per_byte import load_model, read_texts, score_texts
+from tokensurgeon.evaluation.measure import Asked, measure
 
 ROWS = 320  # of the models in conftest.py
 
@@ -221,8 +222,8 @@ def test_a_model_that_does_not_fit_is_refused(llama, tokenizers):
         score_texts(broken, tokenizers["bytes"], {"t": "abc"})
 
 
-def test_evaluate_loads_and_scores_in_silence(model_dir, llama, tokenizers, capfd):
-    scores = evaluate(str(model_dir), {"a": ENGLISH, "b": MIXED}, **WINDOWS)
+def test_measuring_loads_and_scores_in_silence(model_dir, llama, tokenizers, capfd):
+    scores = measure(str(model_dir), {"a": ENGLISH, "b": MIXED}, Asked(**WINDOWS)).scores
     loaded = score_texts(llama, tokenizers["byte-level"], {"a": ENGLISH, "b": MIXED}, **WINDOWS)
     assert scores.model == str(model_dir)
     assert [score.text for score in scores.scores] == ["a", "b"]
@@ -241,7 +242,7 @@ def test_dtype_is_float32_unless_asked(tmp_path, llama, tokenizers):
 def test_what_is_no_causal_model_is_refused(tmp_path, model_dir, tokenizers):
     with pytest.raises(InputError, match=r"(?s)empty: .*expected: a causal language model"):
         (tmp_path / "empty").mkdir()
-        evaluate(str(tmp_path / "empty"), {"t": "a"})
+        load_model(str(tmp_path / "empty"))
     config = BertConfig(
         vocab_size=ROWS,
         hidden_size=16,
@@ -253,7 +254,7 @@ def test_what_is_no_causal_model_is_refused(tmp_path, model_dir, tokenizers):
     BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
     tokenizers["bytes"].save_pretrained(tmp_path / "bert")
     with pytest.raises(InputError, match="BertForMaskedLM"):
-        evaluate(str(tmp_path / "bert"), {"t": "a"})
+        load_model(str(tmp_path / "bert"))
 
 
 def test_random_weights_are_never_scored(tmp_path, llama, tokenizers):
@@ -262,10 +263,10 @@ def test_random_weights_are_never_scored(tmp_path, llama, tokenizers):
     state.pop("lm_head.weight")
     llama.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(InputError, match="1 tensors missing or of another shape, the first lm_head"):
-        evaluate(str(tmp_path), {"t": "a"})
+        load_model(str(tmp_path))
     llama.save_pretrained(tmp_path, state_dict={**llama.state_dict(), "lm_head.weight": torch.zeros(5, 32)})
     with pytest.raises(InputError, match="1 tensors missing or of another shape, the first lm_head"):
-        evaluate(str(tmp_path), {"t": "a"})
+        load_model(str(tmp_path))
 
 
 def test_own_code_is_refused_by_policy(tmp_path):

@@ -24,6 +24,9 @@ def test_rows_are_the_formula(context):
         raw = torch.exp(cosines[top] / 0.2)
         expected = y.mean(0) + t @ into_base + (raw / raw.sum()) @ missed[top]
         torch.testing.assert_close(made.rows[row].double(), expected, rtol=1e-4, atol=1e-4)
+        assert made.sources[row].tolist() == [10 + place for place in top]
+        torch.testing.assert_close(made.coefs[row].double(), raw / raw.sum(), rtol=1e-4, atol=1e-4)
+        assert made.corrects[row]
 
 
 def test_an_affine_relation_is_carried_over_exactly(context, tools):

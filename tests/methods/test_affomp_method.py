@@ -28,6 +28,9 @@ def test_rows_are_the_formula(context):
             left = t - coefs @ xc[taken]
         expected = y.mean(0) + coefs @ yc[taken] + left @ into_base
         torch.testing.assert_close(made.rows[row].double(), expected, rtol=1e-4, atol=1e-4)
+        assert made.sources[row].tolist() == [10 + place for place in taken]
+        torch.testing.assert_close(made.coefs[row].double(), coefs, rtol=1e-4, atol=1e-4)
+        assert made.corrects[row]
         assert float(made.residual[row]) == pytest.approx(float(left.norm() / t.norm()), abs=1e-5)
 
 

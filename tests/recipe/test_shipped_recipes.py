@@ -9,7 +9,7 @@ from tokensurgeon.recipe.load import load_recipe
 from tokensurgeon.recipe.schema import Recipe
 from tokensurgeon.recipe.shipped import describe, find_shipped, recipe_folder, shipped_recipes
 
-FILES = sorted(recipe_folder().rglob("*.yaml"))
+FILES = sorted(path for path in recipe_folder().rglob("*.yaml") if path.parent.name != "eval")
 NAMES = [path.relative_to(recipe_folder()).as_posix() for path in FILES]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokensurgeon import console
-from tokensurgeon.errors import InputError, RecipeError, VerificationError
+from tokensurgeon.errors import RecipeError, VerificationError
 
 if TYPE_CHECKING:
     from tokensurgeon.evaluation.acceptance import Acceptance
@@ -61,8 +61,9 @@ def check_draft(
         raise RecipeError("one of --prompts and --acceptance without the other", "both, or none")
 
     from tokensurgeon.evaluation.draft import judge_draft, load_side, refuse_unfit
+    from tokensurgeon.evaluation.texts import read_prompts
 
-    lines = _read_prompts(prompts) if prompts else []
+    lines = read_prompts(prompts) if prompts else []
     sides = load_side(target), load_side(draft)
     asked = [name.value for name in engine or ()]
     verdicts = judge_draft(*sides, asked or None)
@@ -82,16 +83,6 @@ def check_draft(
     _print_tables(sides, verdicts, counts)
     if unfit:
         raise unfit
-
-
-def _read_prompts(path: Path) -> list[str]:
-    from tokensurgeon.evaluation.texts import read_texts
-
-    [text] = read_texts([path]).values()
-    prompts = [line for line in text.splitlines() if line.strip()]
-    if not prompts:
-        raise InputError(f"{path}: blank lines only", "a prompt a line")
-    return prompts
 
 
 def _measure(

@@ -1,4 +1,4 @@
-"""Where the loss of a transplant sits: excess bits by how the text is cut, by script, by new rows.
+"""Where the loss of a transplant sits: excess bits by how a text is cut, by script, by content, by new rows.
 
 Two tokenizers cut one text differently, so their losses cannot be compared token by token. But both ends
 of a *chunk*, the text between two neighbouring byte positions at which a token ends in both, are seen by
@@ -9,6 +9,7 @@ class of each split, so the classes of a split add up to the whole difference.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -31,6 +32,17 @@ SPLIT = "split"
 MERGED = "merged"
 DIFFERENT = "cut differently"
 MISSING = "missing"
+NUMBERS = "numbers"
+INDENTATION = "line breaks and indentation"
+SPACES = "runs of spaces, tabs"
+OTHER = "the rest"
+CONTENTS = (NUMBERS, INDENTATION, SPACES, OTHER)
+_CONTENT_OF_BYTES = (
+    (SPACES, re.compile(rb"[ \t]{2,}|\t")),
+    (INDENTATION, re.compile(rb"[ \t\r]*\n\s*")),
+    (NUMBERS, re.compile(rb"[0-9]+")),
+)
+
 CUTS = (SAME, AFTER, SPLIT, MERGED, DIFFERENT, MISSING)
 
 PREDICTED = "a new row is predicted"
@@ -70,6 +82,8 @@ class Anatomy:
         by_cut: By how base and target cut the chunk; a chunk that holds a token with a made row is
             ``missing``, whatever its cut. Without ``missing`` where it is not known which rows were made.
         by_script: By the script of the chunk's first letter, the most text first.
+        by_content: By what tokenizers cut most differently: chunks with a digit, then those with a line
+            break, its indentation or the blanks before it, then those with another run of blanks.
         by_new_rows: By whether a made row is predicted in the chunk, or lies shortly before it. None where
             it is not known which rows were made.
     """
@@ -78,6 +92,7 @@ class Anatomy:
     excess: float
     by_cut: list[LossClass]
     by_script: list[LossClass]
+    by_content: list[LossClass]
     by_new_rows: list[LossClass] | None
 
 
@@ -113,6 +128,7 @@ def find_anatomy(text: str, base: TextScore, output: TextScore, made: Set[int] |
         excess=output.bits_per_byte - base.bits_per_byte,
         by_cut=_classes(_cuts(*sides, has_made), CUTS if made is not None else CUTS[:-1], sizes, *sides),
         by_script=_classes(scripts, [name for name, _ in by_size.most_common()], sizes, *sides),
+        by_content=_classes(_contents(text.encode(), ends), CONTENTS, sizes, *sides),
         by_new_rows=None
         if made is None
         else _classes(_nearness(sides[1], is_made, has_made), NEARNESS, sizes, *sides),
@@ -166,6 +182,16 @@ def _nearness(output: _Side, is_made: NDArray[np.bool_], has_made: NDArray[np.bo
     first = np.append(0, np.cumsum(output.tokens)[:-1])
     in_context = made_before[first] > made_before[np.maximum(first - CONTEXT_TOKENS, 0)]
     return np.select([has_made, in_context], [PREDICTED, IN_CONTEXT], NO_NEW_ROW)
+
+
+def _contents(data: bytes, ends: NDArray[np.int64]) -> NDArray[np.str_]:
+    """Class of each chunk by what it holds."""
+    rank = np.zeros(len(data), dtype=np.int64)
+    for place, (_, pattern) in enumerate(_CONTENT_OF_BYTES, start=1):
+        for found in pattern.finditer(data):
+            rank[found.start() : found.end()] = place
+    highest = np.maximum.reduceat(rank, np.append(0, ends[:-1]))
+    return np.array([OTHER, *(name for name, _ in _CONTENT_OF_BYTES)])[highest]
 
 
 def _scripts(data: bytes, ends: NDArray[np.int64]) -> list[str]:

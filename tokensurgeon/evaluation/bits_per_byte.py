@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +29,7 @@ from tokensurgeon.evaluation.windows import Window, cut_windows, encode, find_bo
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-__all__ = ["ModelScores", "TextScore", "TokenLosses", "evaluate", "load_model", "read_texts", "score_texts"]
+__all__ = ["ModelScores", "TextScore", "TokenLosses", "load_model", "read_texts", "score_texts"]
 
 STRIDE_BYTES = 2048
 CONTEXT_BYTES = 1024
@@ -105,50 +105,6 @@ class ModelScores:
     def bits_per_byte(self) -> float:
         """Over all texts together; every byte counts the same."""
         return sum(score.bits for score in self.scores) / sum(score.bytes for score in self.scores)
-
-
-def evaluate(
-    model_dir: str,
-    texts: dict[str, str],
-    *,
-    stride_bytes: int = STRIDE_BYTES,
-    context_bytes: int = CONTEXT_BYTES,
-    device: str = "auto",
-    dtype: str = "float32",
-    logits_bytes: int = LOGITS_BYTES,
-    keep_losses: bool = False,
-    advance: Advance = no_progress,
-    trust_remote_code: bool = False,
-) -> ModelScores:
-    """Load a model and its tokenizer and score texts: ``load_model``, then ``score_texts``.
-
-    Args:
-        model_dir: Local directory or hub id.
-        texts: Text by name.
-        stride_bytes: Bytes of text a window scores.
-        context_bytes: Bytes of text it sees before those.
-        device: A torch device, or ``auto``: CUDA where there is one.
-        dtype: One of ``DTYPES``; ``auto`` keeps the checkpoint's.
-        logits_bytes: Memory for the logits of a batch.
-        keep_losses: Whether to keep the loss of every token.
-        advance: Called with the bytes of text scored.
-        trust_remote_code: Whether code that comes with the checkpoint may run.
-
-    Returns:
-        One score a text.
-    """
-    model, tokenizer = load_model(model_dir, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    scores = score_texts(
-        model,
-        tokenizer,
-        texts,
-        stride_bytes=stride_bytes,
-        context_bytes=context_bytes,
-        logits_bytes=logits_bytes,
-        keep_losses=keep_losses,
-        advance=advance,
-    )
-    return replace(scores, model=model_dir)
 
 
 def score_texts(

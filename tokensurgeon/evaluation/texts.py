@@ -32,6 +32,38 @@ def read_texts(paths: Sequence[Path], max_bytes: int | None = None) -> dict[str,
     }
 
 
+def read_prompts(path: Path) -> list[str]:
+    """Read prompts, one a line.
+
+    Args:
+        path: A UTF-8 file.
+
+    Returns:
+        Its lines but for blank ones.
+
+    Raises:
+        InputError: It cannot be read, or has blank lines only.
+    """
+    [text] = read_texts([path]).values()
+    prompts = [line for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise InputError(f"{path}: blank lines only", "a prompt a line")
+    return prompts
+
+
+def head_of(text: str, size: int) -> str:
+    """The beginning of a text.
+
+    Args:
+        text: Any text.
+        size: Bytes, more than a character has.
+
+    Returns:
+        No more than that, cut between characters.
+    """
+    return text.encode()[:size].decode(errors="ignore")
+
+
 def _read_text(path: Path, max_bytes: int | None) -> str:
     try:
         with path.open("rb") as file:

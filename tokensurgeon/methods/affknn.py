@@ -29,12 +29,18 @@ class Affknn:
         # From here on centred donor rows, and what the map misses of the base's.
         donor_mean, base_mean, into_base = fit_affine(donor, base, self.params.ridge)
         index = build_index(donor, device=context.device)
+        bases = context.anchor_bases.to(context.device)
 
         def solve(span: slice) -> InitRows:
             rows = context.donor(context.wanted[span]) - donor_mean
             near = index.search(rows, self.params.k)
             weights = torch.softmax(near.similarities / self.params.temperature, dim=1)
             local = (base[near.indices] * weights[:, :, None]).sum(dim=1)
-            return InitRows(base_mean + rows @ into_base + local)
+            return InitRows(
+                base_mean + rows @ into_base + local,
+                sources=bases[near.indices],
+                coefs=weights,
+                corrects=torch.ones(len(rows), dtype=torch.bool),
+            )
 
         return context.in_batches(solve)

@@ -9,6 +9,8 @@ few anchors are enough: many fit the donor's rows better and the base's worse.
 
 from __future__ import annotations
 
+import torch
+
 from tokensurgeon.methods.base import InitRows, MethodContext
 from tokensurgeon.methods.params import AffompParams
 from tokensurgeon.solvers.dictionary import Dictionary
@@ -28,11 +30,18 @@ class Affomp:
         # From here on centred donor rows, and what the map misses of the base's.
         donor_mean, base_mean, into_base = fit_affine(donor, base, self.params.ridge)
         dictionary = Dictionary.prepare(donor)
+        bases = context.anchor_bases.to(context.device)
 
         def solve(span: slice) -> InitRows:
             rows = context.donor(context.wanted[span]) - donor_mean
             found = omp(rows, dictionary, self.params.k, batch_size=context.batch_size)
             local = (base[found.indices.clamp(min=0)] * found.coefs[:, :, None]).sum(dim=1)
-            return InitRows(base_mean + rows @ into_base + local, residual=found.residual)
+            return InitRows(
+                base_mean + rows @ into_base + local,
+                sources=torch.where(found.indices >= 0, bases[found.indices.clamp(min=0)], -1),
+                coefs=found.coefs,
+                corrects=torch.ones(len(rows), dtype=torch.bool),
+                residual=found.residual,
+            )
 
         return context.in_batches(solve)

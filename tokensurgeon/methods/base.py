@@ -47,6 +47,8 @@ class InitRows:
             the recipe's list makes the others.
         proven: ``(B,)`` int64, sources chosen when none off the solver's shortlist could have been better;
             None if unknown.
+        corrects: ``(B,)`` bool, rows that a map of the donor's row made and the combination only corrects: it
+            is of what the map misses at the sources. None for rows that are their combination.
         solver: How the rows were solved for, such as ``exact``; empty where there is nothing to solve.
         agreement: A comparison with the exact solver; None for exact rows.
         primitives: ``(r, d_base)`` float32, vectors that all rows are combinations of; None without such.
@@ -58,6 +60,7 @@ class InitRows:
     residual: Tensor | None = None
     served: Tensor | None = None
     proven: Tensor | None = None
+    corrects: Tensor | None = None
     solver: str = ""
     agreement: Agreement | None = None
     primitives: Tensor | None = None

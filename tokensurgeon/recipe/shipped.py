@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tokensurgeon.errors import RecipeError
 
+_NO_RECIPES = {"eval"}
+
 
 def recipe_folder() -> Path:
     """Where the shipped recipes lie: in the installed package, or beside it in a checkout."""
@@ -16,8 +18,9 @@ def recipe_folder() -> Path:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Shipped recipes by name."""
-    return {path.stem: path for path in sorted(recipe_folder().rglob("*.yaml"))}
+    """Shipped recipes by name; the folder also holds files that are none."""
+    paths = sorted(recipe_folder().rglob("*.yaml"))
+    return {path.stem: path for path in paths if path.parent.name not in _NO_RECIPES}
 
 
 def find_shipped(name: str) -> Path:

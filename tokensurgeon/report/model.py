@@ -219,7 +219,8 @@ class RowTable(_Part):
         tokens: Their texts.
         methods: What made each; ``map`` where the user spelt it out.
         residuals: Share of the donor row that the combination misses; None if unknown.
-        sources: For each row the base ids with the largest coefficients.
+        sources: For each row the base ids with the largest coefficients; methods with a linear map use them
+            to correct it.
         weights: Their coefficients.
         source_tokens: Text by base id, of every id in ``sources``.
     """
@@ -363,6 +364,8 @@ class LossAnatomy(_Part):
         excess: Bits per byte, output minus base.
         by_cut: By how base and target cut a chunk; ``missing`` are those with a token whose row was made.
         by_script: By the script of the first letter.
+        by_content: By numbers, line breaks and indentation, other runs of blanks; empty in reports of earlier
+            versions.
         by_new_rows: By whether a made row is predicted, or lies shortly before; None if not known.
     """
 
@@ -370,6 +373,7 @@ class LossAnatomy(_Part):
     excess: float
     by_cut: list[LossClass]
     by_script: list[LossClass]
+    by_content: list[LossClass] = []
     by_new_rows: list[LossClass] | None
 
 

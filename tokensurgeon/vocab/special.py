@@ -144,14 +144,14 @@ def _by_role(target: Vocabulary, base: Vocabulary, roles: Sequence[str]) -> dict
 
 def _by_chat(target: Vocabulary, base: Vocabulary) -> dict[int, Source]:
     linked: dict[int, Source] = {}
-    ours, theirs = _chat_markers(target), _chat_markers(base)
+    ours, theirs = chat_markers(target), chat_markers(base)
     for place in ours.keys() & theirs.keys():
         for index, twin in zip(ours[place], theirs[place], strict=False):
             linked.setdefault(index, Source((twin,), (twin,), Origin.CHAT, f"chat template, {place}"))
     return dict(sorted(linked.items()))
 
 
-def _chat_markers(vocabulary: Vocabulary) -> dict[str, list[int]]:
+def chat_markers(vocabulary: Vocabulary) -> dict[str, list[int]]:
     """Control tokens of a rendered two-turn conversation, by where they stand.
 
     Only the stretches between turns are read: what stands before the first turn (BOS, a default

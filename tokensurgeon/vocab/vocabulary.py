@@ -242,12 +242,13 @@ def load_vocabulary(directory: Path) -> Vocabulary:
     )
 
 
-def token_bytes(spec: dict[str, Any], path: Path) -> dict[int, bytes]:
+def token_bytes(spec: dict[str, Any], path: Path, specials: bool = True) -> dict[int, bytes]:
     """What the tokens of a tokenizer stand for, where there is no directory to load a vocabulary from.
 
     Args:
         spec: ``tokenizer.json``, parsed.
         path: Where it is from, for messages.
+        specials: Whether special tokens are among them, with the bytes of their names.
 
     Returns:
         Bytes by id.
@@ -255,7 +256,10 @@ def token_bytes(spec: dict[str, Any], path: Path) -> dict[int, bytes]:
     Raises:
         InputError: The tokenizer is of a kind that cannot be compared by bytes.
     """
-    return {index: token.data for index, token in _read_tokens(spec, Decoder(spec, path), set()).items()}
+    tokens = _read_tokens(spec, Decoder(spec, path), set())
+    return {
+        index: token.data for index, token in tokens.items() if specials or token.kind is not Kind.SPECIAL
+    }
 
 
 def read_chat_template(directory: Path, config: dict[str, Any]) -> str | None:
