@@ -225,7 +225,7 @@ OPTIONS = {
 }
 DISTIL = {"alpha": 0.0, "layer": 1}
 # These have tests of their own.
-OTHERS = {"corpus", "texts", "patience", "checkpointing", "teacher"}
+OTHERS = {"copied", "corpus", "texts", "patience", "checkpointing", "teacher"}
 
 
 def outcome_of(given):
@@ -239,6 +239,19 @@ def test_every_option_has_a_test():
 @pytest.mark.parametrize("option", OPTIONS)
 def test_no_option_is_ignored(option, made):
     assert outcome_of(made(**{option: OPTIONS[option]})) != outcome_of(made())
+
+
+def test_copied_rows_move_as_little_as_they_are_thought_to_be_off(made):
+    def distances(copied):
+        _, tensors, found = made("llama", train="vocabulary", copied=copied, steps=1)
+        new, healed = tensors[0], found.tensors[0]
+        moved = (healed.data.float() - new.data.float()).norm(dim=1)
+        is_made = torch.tensor([index in new.made_by for index in range(len(moved))])
+        return moved[is_made].mean(), moved[~is_made].mean()
+
+    (made_far, copied_far), (made_near, copied_near) = distances(1.0), distances(0.1)
+    assert made_far == pytest.approx(made_near)
+    assert copied_near < 0.3 * copied_far
 
 
 @pytest.mark.parametrize("option", DISTIL)

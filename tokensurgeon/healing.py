@@ -231,15 +231,26 @@ def _free_ids(plan: Plan, new: NewTensor) -> list[int]:
     """Target ids of the rows that train, ascending."""
     rules = plan.recipe.heal
     assert rules is not None
-    if rules.train == "vocabulary":
-        return sorted(plan.match.target.tokens)
+    return sorted(plan.match.target.tokens if rules.train == "vocabulary" else _made_ids(plan, new))
+
+
+def _reach(plan: Plan, new: NewTensor, ids: list[int]) -> Tensor:
+    """``(F,)`` how far a row goes by the same move: one that was copied is the base's own, and hardly off."""
+    rules = plan.recipe.heal
+    assert rules is not None
+    made = _made_ids(plan, new)
+    return torch.tensor([1.0 if index in made else rules.copied for index in ids])
+
+
+def _made_ids(plan: Plan, new: NewTensor) -> set[int]:
+    """Target ids of the rows that methods made, here or in the transplant that is healed."""
     made = {index for index, method in new.made_by.items() if method != "map"}
     if plan.inputs.teacher is not None:
         earlier = load_expectation(plan.inputs.base)
         assert earlier is not None, "refused before"
         known = earlier.vocab[new.tensor.name]
         made |= {index for index, origin in enumerate(known.source) if origin == MADE} - set(known.mapped)
-    return sorted(made)
+    return made
 
 
 def _find_teacher(plan: Plan, resources: FileResources, student: Body) -> tuple[FileResources, Body]:
@@ -415,7 +426,9 @@ def _tables(
         if name in free:
             ids = torch.tensor(free[name], device=device)
             root = _root(plan, new, rules.prior, device)
-            tables[name] = Table(names, rows, ids, root, new.data.dtype)
+            tables[name] = Table(
+                names, rows, ids, root, new.data.dtype, _reach(plan, new, free[name]).to(device)
+            )
         else:
             fixed |= dict.fromkeys(names, rows)
     for new in tensors:

@@ -9,7 +9,7 @@ from small_heal import NAMES, NEW, make_table, make_teacher, make_texts, setting
 
 from tokensurgeon.errors import InputError, ResourceError
 from tokensurgeon.parallel import Processes
-from tokensurgeon.training.heal import Healer, fingerprint
+from tokensurgeon.training.heal import Healer, Table, fingerprint
 from tokensurgeon.training.objectives import ChunkLikelihood, NextToken, TokenDistillation
 
 OBJECTIVES = {
@@ -251,6 +251,17 @@ def test_moves_have_the_shape_of_the_prior():
     root[2, 2] = root[5, 5] = 0.3
     run = Run(root=root).train()
     assert (run.row != run.start)[0].nonzero()[:, 0].tolist() == [2, 5]
+
+
+def test_a_row_of_short_reach_makes_short_steps():
+    rows, moves = torch.zeros(4, 12), torch.arange(24.0).view(2, 12)
+    free, root = torch.tensor([1, 3]), torch.diag(torch.arange(12.0))
+    table = Table(NAMES, rows, free, root, reach=torch.tensor([1.0, 0.1]))
+    with torch.no_grad():
+        table.moves.copy_(moves)
+    torch.testing.assert_close(table.full().detach()[free], moves @ root * torch.tensor([[1.0], [0.1]]))
+    table.full().sum().backward()
+    torch.testing.assert_close(table.moves.grad[1], 0.1 * table.moves.grad[0])
 
 
 def test_held_out_text_is_read_with_the_rows_that_will_be_written():

@@ -324,6 +324,13 @@ class HealRules(_Part):
         description="how far a row is thought to be off, in units of the base's rows; 0: any distance is "
         "as likely as any other",
     )
+    copied: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="train: vocabulary: how far off a copied row is thought to be, in units of a made one; "
+        "its steps are as much shorter",
+    )
     held_out: float = Field(
         0.1, gt=0, lt=1, description="share of the texts that says when to stop; at most four batches of them"
     )

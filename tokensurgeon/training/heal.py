@@ -1,8 +1,8 @@
 """Rows of a vocabulary trained through a frozen body, a few of them as a small parameter of their own.
 
-A row is ``start + move @ root``. With ``root`` a multiple of a square root of the covariance of the base's
-rows, and a cost of ``|move|^2 / 2`` beside the sum of all losses, the answer is the posterior mode for rows
-that are thought to be off as the base's rows differ from each other. Steps are Adam's (D. Kingma, J. Ba,
+A row is ``start + reach * move @ root``. With ``root`` a multiple of a square root of the covariance of the
+base's rows, and a cost of ``|move|^2 / 2`` beside the sum of all losses, the answer is the posterior mode for
+rows that are thought to be off as the base's rows differ from each other. Steps are Adam's (D. Kingma, J. Ba,
 arXiv:1412.6980). Whatever is random is a function of seed and step, so that a run which goes on where a
 killed one was ends where that would have ended.
 """
@@ -74,6 +74,8 @@ class Table:
         free: ``(F,)`` int64 rows that train, each once.
         root: ``(d, d)`` float32, what moves are multiplied with; or a number, and then moves cost nothing.
         dtype: In which the rows will be written.
+        reach: ``(F,)`` float32, how far each of them goes by the same move; None for 1. A row that is less
+            likely to be off has a shorter one, and makes shorter steps.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Table:
         free: Tensor,
         root: Tensor | float,
         dtype: torch.dtype = torch.float32,
+        reach: Tensor | None = None,
     ) -> None:
         self.names = names
         self.free = free
@@ -90,6 +93,7 @@ class Table:
         self._start = rows[free]
         self._root = root
         self._dtype = dtype
+        self._reach = 1.0 if reach is None else reach[:, None]
         self.moves = torch.zeros_like(self._start).requires_grad_()
 
     @property
@@ -100,7 +104,7 @@ class Table:
     def rows(self) -> Tensor:
         """``(F, d)`` float32, the rows that train as they are now."""
         moved = self.moves @ self._root if isinstance(self._root, Tensor) else self.moves * self._root
-        return self._start + moved
+        return self._start + self._reach * moved
 
     def full(self) -> Tensor:
         """``(V, d)`` float32, all rows as they are now."""
