@@ -125,6 +125,10 @@ ANATOMY = LossAnatomy(
         LossClass(name="Latin", chunks=650, byte_share=0.95, base=0.9, output=1.02, excess=0.12),
         LossClass(name="Whitespace", chunks=50, byte_share=0.05, base=0.1, output=0.08, excess=-0.02),
     ],
+    by_content=[
+        LossClass(name="numbers", chunks=20, byte_share=0.05, base=0.1, output=0.17, excess=0.07),
+        LossClass(name="other", chunks=680, byte_share=0.95, base=0.9, output=0.93, excess=0.03),
+    ],
     by_new_rows=[
         LossClass(name="neither", chunks=700, byte_share=1.0, base=1.0, output=1.1, excess=0.1),
     ],

@@ -188,6 +188,7 @@ def test_a_page_tells_no_anatomy_that_was_not_measured(report):
     first = report.scores[0].model_copy(update={"anatomy": unknown})
     html = render_html(report.model_copy(update={"scores": [first]}))
     assert "<td>Latin</td>" in html
+    assert "<td>numbers</td>" in html
     assert "<td>neither</td>" not in html
 
 
