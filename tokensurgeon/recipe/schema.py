@@ -313,7 +313,7 @@ class HealRules(_Part):
     minutes: float = Field(30.0, gt=0, description="at most so long; whichever ends first")
     batch_tokens: int = Field(4096, ge=1, description="tokens of a step")
     learning_rate: float = Field(
-        0.02,
+        0.2,
         gt=0,
         description="the largest, in units of the spread that prior gives; rises over a tenth of the steps "
         "and falls to zero",
