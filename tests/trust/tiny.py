@@ -43,7 +43,9 @@ _SIZES: dict[str, Any] = {
     **dict.fromkeys(
         ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts"), 4
     ),
-    **dict.fromkeys(("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k", "num_experts_per_token"), 2),
+    **dict.fromkeys(
+        ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k", "num_experts_per_token"), 2
+    ),
     **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "num_shared_experts"), 1),
     **dict.fromkeys(
         ("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 16

@@ -101,7 +101,8 @@ _NAMES = (
     (
         TensorRole.HEAD,
         r"(lm_head|lm_head\.decoder|embed_out|output|proj_out|predictions\.decoder|decoder|shared_head\.head"
-        r"|lm_loss|output_projection|generator_lm_head|score_head|head)\.weight",
+        r"|lm_loss|output_projection|generator_lm_head|score_head|head|vocab_projector|pred_layer\.proj"
+        r"|unembed)\.weight",
     ),
     (
         TensorRole.BIAS,
@@ -166,6 +167,9 @@ def find_layout(
                 f"layout.lm_head: {ref.name} has {ref.shape[0]} rows, {embedding.name} has {rows}",
                 "an lm_head with a row for every row of the input embedding",
             )
+        if role is None and ref.shape == (rows,) and ref.name.endswith(".bias") and rows not in others:
+            # One entry per token: whatever the layer in front of it is called, it writes tokens.
+            role, axis = TensorRole.BIAS, 0
         if role is not None and axis is not None:
             found.append(VocabTensor(ref, role, axis))
         elif rows in ref.shape and rows not in others:
