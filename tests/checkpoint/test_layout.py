@@ -184,6 +184,15 @@ def test_an_unknown_tensor_of_vocabulary_size_stops_by_name(shape):
         find_layout(headers({**LLAMA, "model.mystery": shape}), {"vocab_size": V, "hidden_size": H})
 
 
+@pytest.mark.parametrize("name", ["vocab_projector.bias", "pred_layer.proj.bias", "model.mystery.bias"])
+def test_a_bias_with_an_entry_per_token_is_one_whatever_its_layer_is_called(name):
+    layout = find_layout(headers({**LLAMA, name: (V,)}), {"vocab_size": V, "hidden_size": H})
+    assert [(bias.name, bias.axis) for bias in layout.tensors if bias.role is TensorRole.BIAS] == [(name, 0)]
+    assert layout.tied
+    sizes = {"vocab_size": V, "hidden_size": H, "intermediate_size": V}
+    assert find_layout(headers({**LLAMA, name: (V,)}), sizes).find(TensorRole.BIAS) is None
+
+
 @pytest.mark.parametrize("key", ["padded_vocab_size", "n_vocab", "decoder_vocab_size", "embedding_size"])
 def test_no_spelling_of_vocabulary_size_excuses_an_unknown_tensor(key):
     with pytest.raises(InputError, match=r"tensor model\.ff_out\.weight \[100, 8\] has the vocabulary size"):

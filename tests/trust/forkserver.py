@@ -1,7 +1,8 @@
 """Processes that are as good as fresh: forked from one that has imported the libraries and done nothing else.
 
-A job a line on stdin, an answer a line on stdout. A job with ``probe`` is what tokensurgeon asks its own process;
-one with ``compare`` loads base and output as a user would, without tokensurgeon, and compares them.
+A job a line on stdin, an answer a line on stdout. ``probe`` is what tokensurgeon asks a process of its own;
+``compare`` loads base and output as a user would, without tokensurgeon; ``commands`` runs its command line
+several times at once, each under the faults that its entry names.
 """
 
 from __future__ import annotations
@@ -9,10 +10,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
+import signal
+import socket
+import subprocess
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import tiny
 
 TEXTS = (
     "It was 1987, and the children's 12 kettles cost $3.50 each.",
@@ -33,18 +43,6 @@ def _load(directory: str) -> tuple[Any, dict[str, list[str]]]:
     return model.eval(), {key: sorted(map(str, names)) for key, names in dict(info).items() if names}
 
 
-def _logits(model: Any, ids: list[int]) -> Any:
-    import torch
-
-    batch = torch.tensor([ids])
-    inputs = {"input_ids": batch}
-    if getattr(model.config, "is_encoder_decoder", False):
-        inputs["decoder_input_ids"] = batch[:, :4]
-    with torch.inference_mode():
-        out = model(**inputs)
-    return (out["logits"] if "logits" in out else out[0])[0]
-
-
 def compare(job: dict[str, Any]) -> dict[str, Any]:
     """Read a tokenizer through AutoTokenizer and raw, and run base and output on the same copied tokens."""
     import torch
@@ -61,12 +59,10 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     sources = [entry["source"] for entry in vocab.values() if entry["axis"] == 0 and len(entry["shape"]) == 2]
     kept = [i for i, old in enumerate(sources[0]) if old >= 0 and all(s[i] == old for s in sources)]
     kept = [i for i in kept if i >= job["past_specials"] and sources[0][i] >= job["past_specials"]]
+    origins = [sources[0][i] for i in kept]
     new, found = _load(job["output"])
     old, known = _load(job["base"])
-    after, before = (
-        _logits(new, kept[:20])[:, kept],
-        _logits(old, [sources[0][i] for i in kept[:20]])[:, [sources[0][i] for i in kept]],
-    )
+    after, before = tiny.run(new, kept[:20])[:, kept], tiny.run(old, origins[:20])[:, origins]
     return {
         "reader": type(read).__name__,
         "ids_equal": all(one == other for one, other in ids),
@@ -79,49 +75,108 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _answer(job: dict[str, Any]) -> dict[str, Any]:
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    sys.stdout, sys.stderr = out, err
-    try:
-        if "probe" in job:
-            from tokensurgeon.checkpoint import probe
+def _probe(job: str) -> None:
+    from tokensurgeon.checkpoint import probe
 
-            sys.stdin = io.StringIO(job["probe"])
-            probe.main()
-        else:
-            json.dump(compare(job["compare"]), out)
-    except BaseException:  # what ends a process ends this one with its traceback, too
+    sys.stdin = io.StringIO(job)
+    probe.main()
+
+
+def _run_probe(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    answer = _wait(*_fork(lambda: _probe(options["input"])))
+    return subprocess.CompletedProcess(command, answer["returncode"], answer["stdout"], answer["stderr"])
+
+
+def _command(entry: dict[str, Any]) -> None:
+    """The command line under the faults of an entry."""
+    from tokensurgeon.checkpoint import as_read
+    from tokensurgeon.cli.app import main
+
+    as_read.subprocess = SimpleNamespace(run=_run_probe)
+    if "file_bytes" in entry:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (entry["file_bytes"], entry["file_bytes"]))
+    if "user" in entry:
+        os.setgroups([])
+        os.setgid(entry["user"])
+        os.setuid(entry["user"])
+    if entry.get("offline"):
+
+        def refuse(*_: object) -> None:
+            raise AssertionError("a socket was opened")
+
+        socket.socket.connect = socket.socket.connect_ex = socket.socket.sendto = refuse
+        socket.getaddrinfo = refuse
+    os.environ.update(entry.get("environment", {}))
+    sys.argv = ["tokensurgeon", *entry["arguments"]]
+    main()
+
+
+def _fork(work: Callable[[], None]) -> tuple[int, int]:
+    """Do something in a process of its own, the first of a group; its id and the pipe of its answer."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writing)
+        return child, reading
+    os.close(reading)
+    os.setpgid(0, 0)
+    out, err = io.StringIO(), io.StringIO()
+    sys.stdout, sys.stderr = out, err
+    code = 0
+    try:
+        work()
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    except BaseException:  # noqa: BLE001 - what ends a process ends this one with its traceback, too
         traceback.print_exc()
         code = 1
-    return {"returncode": code, "stdout": out.getvalue(), "stderr": err.getvalue()}
+    with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+        json.dump({"returncode": code, "stdout": out.getvalue(), "stderr": err.getvalue()}, pipe)
+    os._exit(0)
+
+
+def _wait(child: int, reading: int, kill_after: float | None = None) -> dict[str, Any]:
+    started = time.monotonic()
+    killed = False
+    if kill_after is not None:
+        time.sleep(max(0.0, kill_after - (time.monotonic() - started)))
+        # No waiting before: the process may be over, but its id is still its own.
+        os.killpg(child, signal.SIGKILL)
+        killed = True
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    if text:
+        answer: dict[str, Any] = json.loads(text)
+        return {**answer, "seconds": time.monotonic() - started}
+    return {"returncode": -9 if killed else 1, "stdout": "", "stderr": "" if killed else "the process died"}
+
+
+def _answer(job: dict[str, Any]) -> Any:
+    if "probe" in job:
+        return _wait(*_fork(lambda: _probe(job["probe"])))
+    if "compare" in job:
+        return _wait(*_fork(lambda: json.dump(compare(job["compare"]), sys.stdout)))
+    begun = [
+        (_fork(lambda entry=entry: _command(entry)), entry.get("kill_after")) for entry in job["commands"]
+    ]
+    return [_wait(*started, kill_after) for started, kill_after in begun]
 
 
 def main() -> None:
     """Serve until stdin ends."""
     import torch
-    import transformers  # noqa: F401
+    import transformers
     from transformers.models.auto import modeling_auto, tokenization_auto  # noqa: F401
-    import transformers.modeling_utils  # noqa: F401
-    import tokensurgeon.checkpoint.probe  # noqa: F401
+
+    import tokensurgeon.checkpoint.probe
+    import tokensurgeon.pipeline  # noqa: F401
 
     torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
     for line in sys.stdin:
-        job = json.loads(line)
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(reading)
-            with os.fdopen(writing, "w", encoding="utf-8") as pipe:
-                json.dump(_answer(job), pipe)
-            os._exit(0)
-        os.close(writing)
-        with os.fdopen(reading, encoding="utf-8") as pipe:
-            text = pipe.read()
-        os.waitpid(child, 0)
-        lost = {"returncode": 1, "stdout": "", "stderr": "the process died"}
-        sys.__stdout__.write((text or json.dumps(lost)) + "\n")
-        sys.__stdout__.flush()
+        sys.stdout.write(json.dumps(_answer(json.loads(line))) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ def test_no_verb_runs_code_that_comes_with_a_model(name, verb, models, command_l
         found = {
             kind: ["canary.Canary"] * 2 if kind == "AutoTokenizer" else "canary.Canary" for kind in kinds
         }
-        change(directory / name, auto_map=found, model_type="canary", tokenizer_class="Canary")
+        change(directory / name, auto_map=found, model_type="trust-canary", tokenizer_class="Canary")
     text, recipe = tmp_path / "text.txt", tmp_path / "recipe.yaml"
     text.write_text("some words\n")
     recipe.write_text(f"base: {base}\ntarget: {donor}\noutput: {tmp_path / 'out'}\nmethod: pieces\n")
@@ -221,7 +221,7 @@ def test_no_verb_runs_code_that_comes_with_a_model(name, verb, models, command_l
         "{{ 1 / 0 }}",
         "{{ messages[9]['content'] }}{{ undefined.field }}",
         "{% for",
-        "{{ messages | tojson(indent=10 ** 9) }}",
+        "{{ 'x' * 'y' }}{{ messages.__class__ }}",
     ],
 )
 def test_a_chat_template_is_rendered_in_a_sandbox(template, models, survives, tmp_path, monkeypatch):

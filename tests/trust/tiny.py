@@ -6,9 +6,11 @@ each other. A type that cannot be made this way says why.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 MOST_PARAMETERS = 6_000_000
+PLACE = 3
 
 # What a field is set to wherever a config, or one inside it, has it. Hidden size 32 = 4 heads of 8.
 _SIZES: dict[str, Any] = {
@@ -116,6 +118,9 @@ def _shrunk(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
         patterned = key.endswith(("layer_types", "_pattern", "layers_block_type")) and key not in changes
         if isinstance(value, list) and layers and patterned:
             small[key] = [*dict.fromkeys(value), value[0]][:2]
+        # Places of images, masks and the like: a token that every target of the test has a counterpart of.
+        if key.endswith(("_token_id", "_token_index")) and type(value) is int and key not in changes:
+            small[key] = changes["decoder_start_token_id"] if key.startswith("decoder_start") else PLACE
     for key in config.sub_configs:
         inner = getattr(config, key, None)
         if isinstance(inner, PreTrainedConfig):
@@ -124,7 +129,7 @@ def _shrunk(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_model(model_type: str, class_name: str, bound: int, **ids: int | None) -> Any:
-    """A random model on the CPU, in bfloat16.
+    """A random model on the CPU, in bfloat16 where its class can run in it.
 
     Args:
         model_type: As in ``config.json``.
@@ -133,7 +138,7 @@ def make_model(model_type: str, class_name: str, bound: int, **ids: int | None) 
         ids: Special ids.
 
     Raises:
-        ValueError: It is not small, or its class wants a config of another type.
+        Exception: It cannot be made small, or does not run.
     """
     import torch
     import transformers
@@ -149,4 +154,23 @@ def make_model(model_type: str, class_name: str, bound: int, **ids: int | None) 
     if count > MOST_PARAMETERS:
         raise ValueError(f"{count:,} parameters at the smallest sizes tried")
     torch.manual_seed(0)
-    return kind(config).eval().to(torch.bfloat16)
+    model = kind(config).eval()
+    run(model, range(5, 25))
+    try:
+        run(model.to(torch.bfloat16), range(5, 25))
+    except RuntimeError:
+        run(model.to(torch.float32), range(5, 25))
+    return model
+
+
+def run(model: Any, ids: Iterable[int]) -> Any:
+    """The logits of a text."""
+    import torch
+
+    batch = torch.tensor([list(ids)])
+    inputs = {"input_ids": batch}
+    if getattr(model.config, "is_encoder_decoder", False):
+        inputs["decoder_input_ids"] = batch[:, :4]
+    with torch.inference_mode():
+        out = model(**inputs)
+    return (out["logits"] if "logits" in out else out[0])[0]

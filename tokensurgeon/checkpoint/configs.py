@@ -132,6 +132,12 @@ def text_levels(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     ]
 
 
+def find_pad(config: Mapping[str, Any]) -> int | None:
+    """The padding id of a config's text model."""
+    found = [level["pad_token_id"] for level in text_levels(config) if level.get("pad_token_id") is not None]
+    return found[-1] if found and type(found[-1]) is int else None
+
+
 def rewrite_config(config: Mapping[str, Any], remap: IdRemap) -> tuple[dict[str, Any], list[ConfigChange]]:
     """Rewrite ``config.json`` for the target tokenizer.
 
@@ -261,7 +267,7 @@ def remaining_ids(config: Mapping[str, Any], prefix: str = "") -> dict[str, list
 
 def _refuse_no_ids(file: str, config: Mapping[str, Any], prefix: str = "") -> None:
     for key, value in config.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and not (_ROLE_FIELD.match(key) or key in (*_ID_LISTS, _FORCED)):
             _refuse_no_ids(file, value, f"{prefix}{key}.")
         elif value is not None and not _has_ids(key, value):
             raise InputError(

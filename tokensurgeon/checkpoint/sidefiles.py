@@ -72,7 +72,8 @@ def tokenizer_files(target: Path) -> list[Path]:
         PolicyError: One of them is a link to somewhere else.
     """
     found = [path for path in _walk(target) if is_tokenizer_file(path) and _is_shallow(path)]
-    return _refuse_links_elsewhere(target, found)
+    _refuse_links_elsewhere(target, found)
+    return found
 
 
 def carried_files(base: Path) -> list[Path]:
@@ -94,7 +95,10 @@ def carried_files(base: Path) -> list[Path]:
         and not (path.name in _REBUILT and len(path.parts) == 1)
         and not path.name.endswith(_WEIGHT_SUFFIXES)
     ]
-    return _refuse_links_elsewhere(base, found)
+    # What is rebuilt from a file holds what that file says.
+    rebuilt = [Path(name) for name in ("config.json", "generation_config.json") if (base / name).is_file()]
+    _refuse_links_elsewhere(base, [*rebuilt, *found])
+    return found
 
 
 def plain_files(directory: Path) -> list[Path]:
@@ -139,7 +143,7 @@ def _walk(directory: Path) -> list[Path]:
     )
 
 
-def _refuse_links_elsewhere(directory: Path, files: list[Path]) -> list[Path]:
+def _refuse_links_elsewhere(directory: Path, files: list[Path]) -> None:
     """What a checkpoint links to may be anybody's: it must not get into an output, and so onto the hub."""
     home = directory.resolve()
     # In the hub's cache, files of snapshots/REVISION are links into its neighbour blobs.
@@ -152,4 +156,3 @@ def _refuse_links_elsewhere(directory: Path, files: list[Path]) -> list[Path]:
                 "files of the checkpoint itself, or of the hub's cache",
                 "put a copy of the file in its place if it belongs to the checkpoint",
             )
-    return files
