@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 
 def read(folder: str) -> dict[str, tuple[list[int], str, bytes]]:
+    """Shape, dtype and bytes of all tensors."""
     found = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
         with path.open("rb") as file, safe_open(path, "np") as names:
@@ -22,7 +23,7 @@ def read(folder: str) -> dict[str, tuple[list[int], str, bytes]]:
 
 
 def spell(folder: str) -> dict[int, bytes]:
-    """Bytes of all tokens but control tokens; of a WordPiece tokenizer nothing, as its pieces have a place, too."""
+    """Bytes of all learnt tokens; of a WordPiece tokenizer nothing, as its pieces have a place, too."""
     spec = json.loads(Tokenizer.from_file(f"{folder}/tokenizer.json").to_str())
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in plain]
@@ -60,11 +61,9 @@ for name, rows in vocab.items():
     wrong = [i for i, s in copied if data[i * width : (i + 1) * width] != origin[s * step : (s + 1) * step]]
     false = [i for i, source in copied if i in ours and source in theirs and ours[i] != theirs[source]]
     zero = sum(not any(data[i * width : (i + 1) * width]) for i, s in enumerate(rows["source"]) if s < 0)
-    print(
-        f"{name}: {len(copied)} rows are the base's, {len(rows['source']) - len(copied)} made, {zero} of them zero"
-    )
+    made = len(rows["source"]) - len(copied)
+    print(f"{name}: {len(copied)} rows are the base's, {made} made or padding, {zero} of them zero")
     assert not wrong, f"{name}: rows {wrong[:5]} are not the base's"
     assert not false, f"{name}: tokens {false[:5]} have rows of tokens of other bytes"
-print(
-    f"{output}: {len(new) - len(vocab)} other tensors are the base's, byte for byte; {len(tokens)} tokens as in {target}"
-)
+body = len(new) - len(vocab)
+print(f"{output}: {body} other tensors are the base's, byte for byte; {len(tokens)} tokens as in {target}")

@@ -1,7 +1,7 @@
 """The trust suite: which tests it is made of, what they tried, and the table that says so at its end.
 
-``trust/cases.yaml`` maps every case of the pitfalls to the tests that guard it, and the twenty acceptance tests to
-theirs; those are marked ``trust`` here, so that ``pytest -m trust`` runs them with the tests that are the suite's own.
+``trust/cases.yaml`` maps every case of the pitfalls to the tests that guard it, and the acceptance tests to
+theirs; those are marked ``trust`` here, so that ``pytest -m trust`` runs them with the suite's own tests.
 """
 
 from __future__ import annotations

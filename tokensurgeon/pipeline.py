@@ -388,8 +388,8 @@ def _advise(failed: set[str], plan: Plan) -> str:
         return "choose a target whose padding token has the base's id"
     if failed & {"loads in a fresh process", "forward pass"} and plan.lost_ids:
         return (
-            f"{', '.join(plan.lost_ids)} named tokens that the target has no counterpart of, which the model may "
-            "need: say which tokens stand for them (anchors.map, --map)"
+            f"{', '.join(plan.lost_ids)} named tokens that the target has no counterpart of, and the model "
+            "may need them: say which tokens stand for them (anchors.map, --map)"
         )
     return "this is worth a bug report"
 

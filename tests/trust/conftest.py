@@ -1,4 +1,4 @@
-"""The command line in this process, and what it reads back in processes forked from one that has the libraries."""
+"""The command line in this process; what it reads back, in forks of a process that has the libraries."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A job a line on stdin, an answer a line on stdout. ``probe`` is what tokensurgeon asks a process of its own;
 ``compare`` loads base and output as a user would, without tokensurgeon; ``commands`` runs its command line
-several times at once, each under the faults that its entry names.
+several times at once, each under the faults that its entry names; ``know`` imports a class for later jobs.
 """
 
 from __future__ import annotations
@@ -153,6 +153,10 @@ def _wait(child: int, reading: int, kill_after: float | None = None) -> dict[str
 
 
 def _answer(job: dict[str, Any]) -> Any:
+    if "know" in job:
+        import transformers
+
+        return getattr(transformers, job["know"]).__name__
     if "probe" in job:
         return _wait(*_fork(lambda: _probe(job["probe"])))
     if "compare" in job:
@@ -165,15 +169,23 @@ def _answer(job: dict[str, Any]) -> Any:
 
 def main() -> None:
     """Serve until stdin ends."""
+    import jinja2  # noqa: F401
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+    import safetensors.torch  # noqa: F401
     import torch
     import transformers
-    from transformers.models.auto import modeling_auto, tokenization_auto  # noqa: F401
 
     import tokensurgeon.checkpoint.probe
-    import tokensurgeon.pipeline  # noqa: F401
+    import tokensurgeon.pipeline
+    import tokensurgeon.report.plots  # noqa: F401
 
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
+    # The library imports most of itself where it is first used; here, or in every fork again.
+    config = transformers.LlamaConfig(vocab_size=8, hidden_size=32, intermediate_size=8, num_hidden_layers=1)
+    transformers.LlamaForCausalLM(config)
+    _ = transformers.AutoTokenizer, transformers.AutoModelForCausalLM, transformers.PreTrainedTokenizerFast
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_answer(json.loads(line))) + "\n")
         sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""Faults: kills, full disks, places that cannot be read or written, damaged files, two runs at once, odd locales.
+"""Faults: kills, full disks, places that cannot be read or written, damaged files, two runs at once, locales.
 
-Whatever happens, an output is whole or not there, what was there before is there still, and nobody sees a traceback.
+Whatever happens, an output is whole or not there, what was there before is there still, and no traceback.
 """
 
 from __future__ import annotations

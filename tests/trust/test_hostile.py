@@ -1,4 +1,4 @@
-"""Input made to do harm: it is refused with one message, or done right, and never runs, hangs, escapes or lies."""
+"""Input made to do harm is refused with one message, or done right; it never runs, hangs, escapes or lies."""
 
 from __future__ import annotations
 
@@ -74,9 +74,23 @@ NONSENSE = [None, -1, 0, 10**18, 10**400, "abc", "", 1.5, True, [1], [[1]], [Non
 
 @pytest.mark.parametrize(
     "field",
-    ["vocab_size", "eos_token_id", "pad_token_id", "image_token_id", "suppress_tokens", "bad_words_ids"]
-    + ["forced_decoder_ids", "text_config", "rope_parameters", "model_type", "architectures"]
-    + ["tie_word_embeddings", "num_attention_heads", "auto_map", "quantization_config"],
+    [
+        "vocab_size",
+        "eos_token_id",
+        "pad_token_id",
+        "image_token_id",
+        "suppress_tokens",
+        "bad_words_ids",
+        "forced_decoder_ids",
+        "text_config",
+        "rope_parameters",
+        "model_type",
+        "architectures",
+        "tie_word_embeddings",
+        "num_attention_heads",
+        "auto_map",
+        "quantization_config",
+    ],
 )
 def test_nonsense_in_a_config(field, models, survives):
     base, _ = models
@@ -115,8 +129,12 @@ def test_nonsense_in_a_tokenizer_config(field, side, models, survives):
 
 @pytest.mark.parametrize(
     "name",
-    ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "README.md"]
-    + [
+    [
+        "config.json",
+        "generation_config.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "README.md",
         "special_tokens_map.json",
         "model.safetensors.index.json",
         "chat_template.json",

@@ -1,7 +1,7 @@
 """Every model type of the library, three kinds of tokenizer: what a user's program reads is what was written.
 
-Each output is loaded twice in processes of their own: by tokensurgeon, which has to refuse what is read wrongly, and
-by ``forkserver.compare``, which knows nothing of it. They must agree.
+Each output is loaded twice, in processes of their own: by tokensurgeon, which refuses what is read wrongly,
+and by ``forkserver.compare``, which knows nothing of it. They must agree.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def make_base(model_type: str, classes: list[str], tokenizer: Path, place: Path)
             ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "decoder_start_token_id": 1}
             model = tiny.make_model(model_type, name, 420, **ids)
             model.save_pretrained(place)
-        except Exception as error:  # whatever keeps the library from making one is the reason
+        except Exception as error:  # noqa: BLE001 - whatever keeps the library from making one is the reason
             shutil.rmtree(place, ignore_errors=True)
             why.append(f"{name}: {type(error).__name__}: {str(error).strip()[:120]}")
         else:
@@ -77,6 +77,7 @@ def test_what_is_written_is_what_is_read(
             record_property("not made tiny", f"{model_type}: {reason}")
             continue
         tally("model types tried")
+        read_in_forks.ask({"know": json.loads((base / "config.json").read_text())["architectures"][0]})
         for kind, target in targets.items():
             output = tmp_path / f"{model_type}-{kind}"
             outcome = swap(base, target, output, kind, read_in_forks)

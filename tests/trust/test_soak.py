@@ -1,4 +1,4 @@
-"""A hundred random transplants: all verify, and a script that knows nothing of tokensurgeon confirms each of them."""
+"""A hundred random transplants: all verify, and a script that knows nothing of tokensurgeon confirms each."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A tiny random model of any type that the installed transformers can load.
 
-Sizes are set by the names that configs of all families share; a short table helps types whose fields depend on
-each other. A type that cannot be made this way says why.
+Sizes are set by the names that configs of all families share; a short table helps types whose fields depend
+on each other. A type that cannot be made this way says why.
 """
 
 from __future__ import annotations
@@ -12,53 +12,40 @@ from typing import Any
 MOST_PARAMETERS = 6_000_000
 PLACE = 3
 
-# What a field is set to wherever a config, or one inside it, has it. Hidden size 32 = 4 heads of 8.
-_SIZES: dict[str, Any] = {
-    **dict.fromkeys(
-        ("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "emb_dim", "embedding_size", "model_dim")
-        + ("word_embed_proj_dim", "hidden_dim", "attention_hidden_size", "d_embed", "width"),
-        32,
-    ),
-    **dict.fromkeys(
-        ("intermediate_size", "ffn_dim", "d_ff", "n_inner", "encoder_ffn_dim", "decoder_ffn_dim", "d_inner")
-        + ("ffn_hidden_size", "dense_intermediate_size", "mlp_dim", "intermediate_size_mlp", "d_ffn"),
-        48,
-    ),
-    **dict.fromkeys(
-        ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
-        + ("num_encoder_layers", "num_decoder_layers", "depth", "num_blocks", "encoder_num_hidden_layers")
-        + ("decoder_num_hidden_layers", "num_hidden_groups"),
-        2,
-    ),
-    **dict.fromkeys(
-        ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads")
-        + ("decoder_attention_heads", "num_decoder_attention_heads", "num_encoder_attention_heads")
-        + ("num_key_value_heads", "num_kv_heads", "linear_num_key_heads", "linear_num_value_heads"),
-        4,
-    ),
-    **dict.fromkeys(
-        ("head_dim", "d_kv", "d_head", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "kv_lora_rank")
-        + ("q_lora_rank", "linear_key_head_dim", "linear_value_head_dim", "mamba_head_dim", "global_head_dim")
-        + ("attention_head_dim", "index_head_dim", "swa_head_dim", "kv_channels", "o_lora_rank"),
-        8,
-    ),
-    **dict.fromkeys(
-        ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts"), 4
-    ),
-    **dict.fromkeys(
-        ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k", "num_experts_per_token"), 2
-    ),
-    **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "num_shared_experts"), 1),
-    **dict.fromkeys(
-        ("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 16
-    ),
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_target_positions"), 512),
-    **dict.fromkeys(("max_source_positions",), 64),
-    **dict.fromkeys(("image_size",), 32),
-    **dict.fromkeys(("patch_size",), 16),
-    **dict.fromkeys(("dropout_prob",), 0.0),
-}
 
+def _sizes(value: Any, names: str) -> dict[str, Any]:
+    return dict.fromkeys(names.split(), value)
+
+
+# What a field is set to wherever a config, or one inside it, has it. Hidden size 32 = 4 heads of 8.
+_SIZES = {
+    **_sizes(
+        32, "hidden_size d_model n_embd dim embed_dim emb_dim embedding_size model_dim hidden_dim d_embed"
+    ),
+    **_sizes(32, "word_embed_proj_dim attention_hidden_size width image_size"),
+    **_sizes(
+        48, "intermediate_size ffn_dim d_ff n_inner encoder_ffn_dim decoder_ffn_dim d_inner mlp_dim d_ffn"
+    ),
+    **_sizes(48, "ffn_hidden_size dense_intermediate_size intermediate_size_mlp"),
+    **_sizes(
+        2, "num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers depth num_blocks"
+    ),
+    **_sizes(2, "num_encoder_layers num_decoder_layers encoder_num_hidden_layers decoder_num_hidden_layers"),
+    **_sizes(2, "num_hidden_groups num_experts_per_tok top_k_experts moe_topk moe_k num_experts_per_token"),
+    **_sizes(
+        4, "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads"
+    ),
+    **_sizes(4, "num_decoder_attention_heads num_encoder_attention_heads num_key_value_heads num_kv_heads"),
+    **_sizes(4, "linear_num_key_heads linear_num_value_heads num_experts num_local_experts n_routed_experts"),
+    **_sizes(4, "moe_num_experts num_routed_experts"),
+    **_sizes(8, "head_dim d_kv d_head qk_nope_head_dim qk_rope_head_dim v_head_dim kv_lora_rank q_lora_rank"),
+    **_sizes(8, "linear_key_head_dim linear_value_head_dim mamba_head_dim global_head_dim index_head_dim"),
+    **_sizes(8, "attention_head_dim swa_head_dim kv_channels o_lora_rank"),
+    **_sizes(1, "n_group topk_group n_shared_experts num_shared_experts"),
+    **_sizes(16, "moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size patch_size"),
+    **_sizes(512, "max_position_embeddings n_positions max_target_positions"),
+    **_sizes(64, "max_source_positions"),
+}
 _ENTITIES = {"entity_vocab_size": 8, "entity_emb_size": 16}
 _HELP: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1]},

@@ -176,7 +176,7 @@ def _judge_model(subject: Subject, seen: dict[str, Any], result: Verification) -
 
 
 def _judge_positions(expected: Expectation, model: dict[str, Any], result: Verification) -> None:
-    """Some classes count positions from the padding id: another id there reads every token at another place."""
+    """Some classes count positions from the padding id: with another id, every token is read elsewhere."""
     before = model["default_pad"] if expected.base_pad is None else expected.base_pad
     after = model["config_ids"]["pad"]
     told = f"{model['class']} counts positions from the padding id, {before} in the base and {after} here"

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 # What transformers and its readers make of files that are not what they should be.
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError, StrictDataclassError)
+_UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
 
 
 def load_model(
