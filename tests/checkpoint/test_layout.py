@@ -174,6 +174,13 @@ def test_the_declared_size_tells_the_main_embedding():
     assert layout.names == {"model.embed_tokens.weight"}
 
 
+def test_of_two_equal_embeddings_the_encoders_is_the_main_one():
+    names = ("decoder.embeddings.word_embeddings.weight", "encoder.embeddings.word_embeddings.weight")
+    layout = find_layout(headers(dict.fromkeys(names, (V, H))), {"encoder": {"vocab_size": V}})
+    assert layout.embedding.name == names[1]
+    assert layout.names == set(names)
+
+
 def test_rows_in_the_file_are_the_truth():
     assert find_layout(headers(UNTIED), {"vocab_size": -1}).rows == V
 

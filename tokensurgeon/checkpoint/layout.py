@@ -220,7 +220,13 @@ def _main_embedding(tensors: Mapping[str, TensorRef], config: Mapping[str, Any])
     sizes = {value for level in _levels(config) if isinstance(value := level.get("vocab_size"), int)}
     # position_embeddings and the like end in the same words: prefer the declared size, then the larger.
     candidates.sort(
-        key=lambda ref: (ref.shape[0] not in sizes, _main_rank(ref.name), -ref.shape[0], ref.name)
+        key=lambda ref: (
+            ref.shape[0] not in sizes,
+            _main_rank(ref.name),
+            -ref.shape[0],
+            ref.name.startswith("decoder."),  # what a sequence-to-sequence model reads is its encoder's
+            ref.name,
+        )
     )
     if not candidates or candidates[0].shape[0] == 0:
         listed = ", ".join(sorted(tensors)[:5])
