@@ -24,6 +24,7 @@ from typing import Any
 
 import tiny
 
+_SERVER = os.getpid()
 TEXTS = (
     "It was 1987, and the children's 12 kettles cost $3.50 each.",
     "\tdef f(x):\n        return x ** 2\n\n\n",
@@ -119,7 +120,8 @@ def _fork(work: Callable[[], None]) -> tuple[int, int]:
         os.close(writing)
         return child, reading
     os.close(reading)
-    os.setpgid(0, 0)
+    if os.getppid() == _SERVER:
+        os.setpgid(0, 0)  # what it starts itself is killed with it
     out, err = io.StringIO(), io.StringIO()
     sys.stdout, sys.stderr = out, err
     code = 0
@@ -130,9 +132,11 @@ def _fork(work: Callable[[], None]) -> tuple[int, int]:
     except BaseException:  # noqa: BLE001 - what ends a process ends this one with its traceback, too
         traceback.print_exc()
         code = 1
-    with os.fdopen(writing, "w", encoding="utf-8") as pipe:
-        json.dump({"returncode": code, "stdout": out.getvalue(), "stderr": err.getvalue()}, pipe)
-    os._exit(0)
+    try:
+        with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+            json.dump({"returncode": code, "stdout": out.getvalue(), "stderr": err.getvalue()}, pipe)
+    finally:
+        os._exit(0)
 
 
 def _wait(child: int, reading: int, kill_after: float | None = None) -> dict[str, Any]:

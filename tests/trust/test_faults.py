@@ -153,7 +153,7 @@ def test_a_full_disk_ends_with_one_message_and_leaves_nothing(runs, tally, tmp_p
 
 @pytest.mark.slow
 def test_files_that_may_not_grow_end_with_one_message_and_leave_nothing(runs, tally, tmp_path):
-    sizes = [2_000, 8_000, 20_000, 60_000, 150_000]
+    sizes = [2_000, 8_000, 20_000, 60_000]
     for size in sizes:
         ended = runs.one(tmp_path / "out", file_bytes=size)
         assert ended["returncode"] == RESOURCES, (size, ended["stderr"])
@@ -308,8 +308,8 @@ def test_locale_and_time_zone_change_no_byte(runs, tally, tmp_path):
     (tmp_path / "é 日本").mkdir()
     outputs = [tmp_path / "é 日本" / "out", tmp_path / "out"]
     settings_of = [
-        {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": "Asia/Kathmandu"},
-        {"LC_ALL": "C.UTF-8", "TZ": "UTC"},
+        {"LC_ALL": "C", "LANG": "C", "TZ": "Asia/Kathmandu"},
+        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": "America/St_Johns"},
     ]
     for output, environment in zip(outputs, settings_of, strict=True):
         command = [sys.executable, "-m", "tokensurgeon", *runs.entry(output)["arguments"]]

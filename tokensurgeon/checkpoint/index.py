@@ -138,6 +138,8 @@ def find_weights(directory: Path) -> tuple[list[str], dict[str, Any] | None]:
                 raise TypeError("metadata is no object")
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise InputError(f"{index_path}: {error!r}", "a shard index with a weight_map") from error
+        except OSError as error:
+            raise InputError(f"{index_path}: {error.strerror}", "a file that can be read") from error
         for name in names:
             if Path(name).name != name:
                 raise InputError(f"{index_path}: shard {name!r}", "file names without a directory")
