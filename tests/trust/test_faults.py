@@ -242,6 +242,7 @@ def places(node: object, path: tuple = ()) -> list[tuple]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece", "wordpiece"])
 def test_a_damaged_tokenizer_is_read_or_refused(kind, request, tally, tmp_path):
     source = request.getfixturevalue(kind)

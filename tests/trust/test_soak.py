@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CORPUS, write_tokenizer
 from safetensors.torch import load_file, save_file
+from tiny_tokenizers import CORPUS, write_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from tokensurgeon.pipeline import run
