@@ -139,6 +139,8 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> ModelMaker:
         transformers.utils.logging.disable_progress_bar()
         spec = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
         vocab = spec["model"]["vocab"]
+        if isinstance(vocab, list):  # Unigram
+            vocab = {piece: index for index, (piece, _) in enumerate(vocab)}
         bound = max([*vocab.values(), *(t["id"] for t in spec["added_tokens"])]) + 1
         names = json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
         ids = {f"{r}_token_id": vocab.get(names.get(f"{r}_token")) for r in ("bos", "eos", "pad")}
