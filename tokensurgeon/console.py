@@ -112,7 +112,8 @@ def print_error(code: str, text: str) -> None:
         code: What to look it up by.
         text: What it says.
     """
-    _console(stderr=True).print(Text(f"error {code}: ", style="bold red") + Text(_harmless(text)), soft_wrap=True)
+    told = Text(f"error {code}: ", style="bold red") + Text(_harmless(text))
+    _console(stderr=True).print(told, soft_wrap=True)
 
 
 def print_result(text: str) -> None:

@@ -114,7 +114,7 @@ def refuses(
         before = snapshot(tmp_path)
         code, out, err = command_line(*arguments)
         assert code in (codes if isinstance(codes, tuple) else (codes,)), err
-        assert err.count("error:") == 1
+        assert err.count("error TE") == 1
         assert out == ""
         assert snapshot(tmp_path) == before
         tally("inputs refused with one message")

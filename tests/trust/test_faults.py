@@ -143,7 +143,7 @@ def test_a_full_disk_ends_with_one_message_and_leaves_nothing(runs, tally, tmp_p
         try:
             ended = runs.one(place / "out")
             assert ended["returncode"] == RESOURCES, ended["stderr"]
-            assert ended["stderr"].count("error:") == 1
+            assert ended["stderr"].count("error TE") == 1
             assert not list(place.iterdir())
             full += 1
         finally:
@@ -172,7 +172,7 @@ def test_places_that_may_not_be_read_or_written(runs, tally):
             path.chmod(0o755)
         there = Runs(base, donor, runs.server)
         ended = there.one(place / "out", user=NOBODY)
-        assert (ended["returncode"], ended["stderr"].count("error:")) == (RESOURCES, 1), ended["stderr"]
+        assert (ended["returncode"], ended["stderr"].count("error TE")) == (RESOURCES, 1), ended["stderr"]
         assert "Permission denied" in ended["stderr"]
         (place / "open").mkdir()
         (place / "open").chmod(0o777)
@@ -181,7 +181,7 @@ def test_places_that_may_not_be_read_or_written(runs, tally):
         for name in names:
             (base / name).chmod(0)
             ended = there.one(place / "open" / "out", user=NOBODY)
-            assert (ended["returncode"], ended["stderr"].count("error:")) == (BAD_INPUT, 1), (
+            assert (ended["returncode"], ended["stderr"].count("error TE")) == (BAD_INPUT, 1), (
                 name,
                 ended["stderr"],
             )
@@ -190,7 +190,7 @@ def test_places_that_may_not_be_read_or_written(runs, tally):
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (donor / name).chmod(0)
             ended = there.one(place / "open" / "out", user=NOBODY)
-            assert (ended["returncode"], ended["stderr"].count("error:")) == (BAD_INPUT, 1), (
+            assert (ended["returncode"], ended["stderr"].count("error TE")) == (BAD_INPUT, 1), (
                 name,
                 ended["stderr"],
             )

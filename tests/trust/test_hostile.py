@@ -55,7 +55,7 @@ def survives(command_line, transplant, read_in_forks, tally, tmp_path, monkeypat
             assert right
         else:
             assert code in (2, BAD_INPUT, POLICY, VERIFICATION), err
-            assert err.count("error:") == 1
+            assert err.count("error TE") == 1
             assert not output.exists()
             tally("inputs refused with one message")
         shutil.rmtree(output, ignore_errors=True)
@@ -301,7 +301,7 @@ def test_a_link_does_not_bring_files_from_elsewhere(
     assert not copied
     if code:
         assert code in (BAD_INPUT, POLICY)
-        assert err.count("error:") == 1
+        assert err.count("error TE") == 1
         tally("inputs refused with one message")
 
 
