@@ -14,13 +14,14 @@ SOURCES := tokensurgeon scripts tests
 BENCH := $(BUILD)/bench
 MERGEKIT := $(BUILD)/mergekit
 
-.PHONY: help demo models test test-real test-browser lint fix clean hard
+.PHONY: help demo models test test-real test-browser test-trust lint fix clean hard
 .PHONY: bench bench-omp bench-gpu bench-stream bench-start bench-nearest bench-methods bench-hidden bench-supertokens
 
 help:
 	@echo "make demo       transplant a real model's tokenizer and print where the report is"
 	@echo "make test       run the tests (a few minutes)"
 	@echo "make test-real  run the tests on the two real models"
+	@echo "make test-trust  hostile input, faults, every model type: half an hour, and a table at its end"
 	@echo "make test-browser  open reports in headless Chromium, where it is installed"
 	@echo "make lint       style, types and docstrings"
 	@echo "make fix        format"
@@ -60,6 +61,10 @@ test: $(VENV)/installed
 
 test-real: $(VENV)/installed models
 	$(BIN)/python -m pytest -m real
+
+# The twenty acceptance tests of the pitfalls, hostile input and faults, and every model type of transformers.
+test-trust: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m trust -n 2
 
 test-browser: $(VENV)/installed
 	$(BIN)/python -m pytest -m browser

@@ -9,35 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_tokenizers import CORPUS, write_tokenizer
+from trust_suite import pytest_collection_modifyitems, pytest_terminal_summary, tally  # noqa: F401
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Two test workers on two cores: threads of one would only wait for the other's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-CORPUS = [
-    "The quick brown fox jumps over the lazy dog; the dog sleeps under the old oak tree.",
-    "It's the children's kettle, isn't it? She would have wanted the other one, they're sure.",
-    "def add(first, second):\n    return first + second\n\n\nprint(add(1, 2))\n",
-    "Le château de la rivière était très élevé, où l'été passait déjà.",
-    "Привет, мир! Это проверка токенизатора. 日本語も少し。",
-    "1 22 333 4444 55555 3.14159 2026-11-23 100%",
-] * 4
-
 
 @pytest.fixture(autouse=True)
 def _clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERMINAL_WIDTH"):
         monkeypatch.delenv(name, raising=False)
-
-
-def write_tokenizer(directory: Path, tokenizer: object, **config: object) -> Path:
-    """Save a raw tokenizer as AutoTokenizer wants to find it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(directory / "tokenizer.json"))
-    document = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **config}
-    (directory / "tokenizer_config.json").write_text(json.dumps(document), encoding="utf-8")
-    return directory
 
 
 @pytest.fixture(scope="session")
@@ -155,6 +139,8 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> ModelMaker:
         transformers.utils.logging.disable_progress_bar()
         spec = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
         vocab = spec["model"]["vocab"]
+        if isinstance(vocab, list):  # Unigram
+            vocab = {piece: index for index, (piece, _) in enumerate(vocab)}
         bound = max([*vocab.values(), *(t["id"] for t in spec["added_tokens"])]) + 1
         names = json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
         ids = {f"{r}_token_id": vocab.get(names.get(f"{r}_token")) for r in ("bos", "eos", "pad")}

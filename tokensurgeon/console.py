@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -41,6 +42,21 @@ _PARENT = "TOKENSURGEON_PROGRESS_TO"
 """Where a process that another one waits for tells how far it is: the number of an open pipe."""
 
 _Thing = TypeVar("_Thing")
+# What a terminal would obey instead of showing it, in either set of controls; and what turns text around.
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def _harmless(text: str) -> str:
+    """Text with controls as escapes: tokens, file names and messages of libraries are data of others."""
+    return _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+class _Plain(logging.Formatter):
+    """A message and nothing else."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, harmless."""
+        return _harmless(super().format(record))
 
 
 def _is_silent() -> bool:
@@ -82,10 +98,10 @@ def setup_logging(quiet: bool = False) -> None:
     elif _is_live():
         _screen.console = _console(stderr=True)
         handler = RichHandler(console=_screen.console, markup=False, show_path=False, show_level=False)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Plain("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Plain("%(message)s"))
     logger.addHandler(handler)
 
 
@@ -96,13 +112,14 @@ def print_error(code: str, text: str) -> None:
         code: What to look it up by.
         text: What it says.
     """
-    _console(stderr=True).print(Text(f"error {code}: ", style="bold red") + Text(text), soft_wrap=True)
+    told = Text(f"error {code}: ", style="bold red") + Text(_harmless(text))
+    _console(stderr=True).print(told, soft_wrap=True)
 
 
 def print_result(text: str) -> None:
-    """Write one result to stdout, as it is."""
+    """Write one result to stdout, as it is but for controls."""
     if not _is_silent():
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(_harmless(text) + "\n")
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - any JSON value
@@ -123,9 +140,9 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
         table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*[Text(cell) for cell in row])
+        table.add_row(*[Text(_harmless(cell)) for cell in row])
     screen = _console(stderr=False)
-    screen.print(Text(title, style="italic"), soft_wrap=True)  # of a table, it would be as narrow
+    screen.print(Text(_harmless(title), style="italic"), soft_wrap=True)  # of a table, it would be as narrow
     screen.print(table)
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from tokensurgeon.batches import Batches
-from tokensurgeon.checkpoint.configs import dump_config
+from tokensurgeon.checkpoint.configs import dump_config, find_pad
 from tokensurgeon.checkpoint.expectation import (
     BodyTensor,
     Expectation,
@@ -138,7 +138,7 @@ def _produce(
             trust_remote_code=recipe.trust_remote_code,
             allow_reader_mismatch=recipe.verify.allow_reader_mismatch,
         )
-        _refuse_failed(verification, Path(recipe.output))
+        _refuse_failed(verification, plan)
         draft = _judge(plan, stage)
         scores = _score(plan, stage, verification)
         refuse_costly(recipe.verify, scores, verification.notices)
@@ -363,20 +363,35 @@ def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str], stage:
         chat=probe_chat(plan.match.target),
         untied=plan.inputs.untied,
         rewritten=sorted(plan.rewritten),
+        base_pad=find_pad(plan.inputs.base_config),
     )
 
 
-def _refuse_failed(verification: Verification, output: Path) -> None:
-    failed = [check for check in verification.checks if not check.passed]
+def _refuse_failed(verification: Verification, plan: Plan) -> None:
+    failed = {check.name: check.detail for check in verification.checks if not check.passed}
     if failed:
-        lines = [f"{check.name}: {check.detail}" for check in failed]
+        lines = [f"{name}: {detail}" for name, detail in failed.items()]
         raise VerificationError(
-            "\n".join([f"{output}: {len(failed)} of {len(verification.checks)} checks failed", *lines]),
+            "\n".join(
+                [f"{plan.recipe.output}: {len(failed)} of {len(verification.checks)} checks failed", *lines]
+            ),
             "an output that is what the plan says",
-            "nothing was written; for another tokenizer class see verify.allow_reader_mismatch"
-            if any(check.name == "AutoTokenizer" for check in failed)
-            else "nothing was written; this is worth a bug report",
+            f"nothing was written; {_advise(set(failed), plan)}",
         )
+
+
+def _advise(failed: set[str], plan: Plan) -> str:
+    """What a user can do about an output that failed these checks."""
+    if "AutoTokenizer" in failed:
+        return "for another tokenizer class see verify.allow_reader_mismatch"
+    if "positions" in failed:
+        return "choose a target whose padding token has the base's id"
+    if failed & {"loads in a fresh process", "forward pass"} and plan.lost_ids:
+        return (
+            f"{', '.join(plan.lost_ids)} named tokens that the target has no counterpart of, and the model "
+            "may need them: say which tokens stand for them (anchors.map, --map)"
+        )
+    return "this is worth a bug report"
 
 
 def _judge(plan: Plan, stage: Path) -> DraftSummary | None:

@@ -95,6 +95,12 @@ class Plan:
         return Path(self.recipe.output).expanduser().resolve()
 
     @property
+    def lost_ids(self) -> list[str]:
+        """Config fields whose token has no counterpart in the target."""
+        lost = (change for change in self.config_changes if change.new is None and change.old is not None)
+        return list(dict.fromkeys(change.field for change in lost))
+
+    @property
     def method_names(self) -> str:
         """Names of the methods without the fallback; a slash stands between those of the two ends."""
         if isinstance(self.recipe.method, Auto):
@@ -548,9 +554,8 @@ def _note_untied(plan: Plan) -> None:
 
 
 def _note_config(plan: Plan) -> None:
-    nulled = [c.field for c in plan.config_changes if c.new is None and c.old is not None]
-    if nulled:
-        plan.notices.append(Notice("TS006", ", ".join(dict.fromkeys(nulled))))
+    if plan.lost_ids:
+        plan.notices.append(Notice("TS006", ", ".join(plan.lost_ids)))
     declared = [
         level["vocab_size"] for level in text_levels(plan.inputs.base_config) if "vocab_size" in level
     ]

@@ -36,6 +36,8 @@ def seen(healthy):
             "problems": {},
             "embedding_as_stored": True,
             "head_as_stored": True,
+            "positions_from_pad": False,
+            "default_pad": None,
             "untied_alike": None,
             "config_ids": dict(ids),
             "generation_ids": dict(ids),
@@ -139,6 +141,25 @@ def test_without_a_forward_pass_the_model_is_not_judged(read_back, seen):
 def test_what_is_wrong_with_the_loaded_model_fails(change, name, detail, read_back, seen):
     seen["model"] |= change
     assert read_back()[0] == {name: detail}
+
+
+@pytest.mark.parametrize(("declared", "default"), [(1, 1), (1, 0), (None, 1)])
+def test_positions_that_are_counted_from_another_padding_id_fail(
+    declared, default, output, seen, monkeypatch
+):
+    monkeypatch.setattr(as_read, "run_probe", lambda job: seen)
+    output.change_json("provenance.json", base_pad=declared)
+    seen["model"] |= {"positions_from_pad": True, "default_pad": default}
+    seen["model"]["config_ids"]["pad"] = seen["model"]["generation_ids"]["pad"] = 2
+    failed = {
+        check.name: check.detail for check in verify_checkpoint(output.directory).checks if not check.passed
+    }
+    assert failed == {
+        "positions": "LlamaForCausalLM counts positions from the padding id, 1 in the base and 2 here: "
+        "every token would get another position's embedding"
+    }
+    seen["model"]["positions_from_pad"] = False
+    assert verify_checkpoint(output.directory).passed
 
 
 def test_padding_that_never_wins_passes(read_back, seen):

@@ -283,12 +283,38 @@ def test_a_missing_config_is_empty_only_where_it_is_optional(tmp_path):
         (b"{", "a JSON document"),
         (b"[]", r"list\nexpected: a JSON object"),
         (b'{"a": "\xff"}', "a JSON document"),
+        (b"[" * 100_000, "a JSON document"),
     ],
 )
 def test_a_damaged_config_is_refused_by_name(raw, message, tmp_path):
     (tmp_path / "config.json").write_bytes(raw)
     with pytest.raises(InputError, match=rf"config\.json: (.|\n)*{message}"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("eos_token_id", "x"),
+        ("eos_token_id", [[1]]),
+        ("eos_token_id", {"a": 1}),
+        ("pad_token_id", True),
+        ("image_token_index", 1.5),
+        ("suppress_tokens", [None]),
+        ("bad_words_ids", [1]),
+        ("bad_words_ids", [["x"]]),
+        ("forced_decoder_ids", [[1]]),
+        ("forced_decoder_ids", 7),
+    ],
+)
+def test_what_is_no_token_id_is_refused(field, value):
+    said = rf"json: text_config\.{field} is (.|\n)*expected: a token id"
+    with pytest.raises(InputError, match=said):
+        rewrite_config({"text_config": {field: value}}, make_remap())
+    with pytest.raises(InputError, match=said):
+        rewrite_generation_config({"text_config": {field: value}}, {}, make_remap())
+    with pytest.raises(InputError, match=field):
+        remaining_ids({field: value})
 
 
 def test_what_is_left_to_class_defaults_is_written_down():

@@ -174,6 +174,13 @@ def test_the_declared_size_tells_the_main_embedding():
     assert layout.names == {"model.embed_tokens.weight"}
 
 
+def test_of_two_equal_embeddings_the_encoders_is_the_main_one():
+    names = ("decoder.embeddings.word_embeddings.weight", "encoder.embeddings.word_embeddings.weight")
+    layout = find_layout(headers(dict.fromkeys(names, (V, H))), {"encoder": {"vocab_size": V}})
+    assert layout.embedding.name == names[1]
+    assert layout.names == set(names)
+
+
 def test_rows_in_the_file_are_the_truth():
     assert find_layout(headers(UNTIED), {"vocab_size": -1}).rows == V
 
@@ -182,6 +189,15 @@ def test_rows_in_the_file_are_the_truth():
 def test_an_unknown_tensor_of_vocabulary_size_stops_by_name(shape):
     with pytest.raises(InputError, match=r"tensor model\.mystery \[.*\] has the vocabulary size 100"):
         find_layout(headers({**LLAMA, "model.mystery": shape}), {"vocab_size": V, "hidden_size": H})
+
+
+@pytest.mark.parametrize("name", ["vocab_projector.bias", "pred_layer.proj.bias", "model.mystery.bias"])
+def test_a_bias_with_an_entry_per_token_is_one_whatever_its_layer_is_called(name):
+    layout = find_layout(headers({**LLAMA, name: (V,)}), {"vocab_size": V, "hidden_size": H})
+    assert [(bias.name, bias.axis) for bias in layout.tensors if bias.role is TensorRole.BIAS] == [(name, 0)]
+    assert layout.tied
+    sizes = {"vocab_size": V, "hidden_size": H, "intermediate_size": V}
+    assert find_layout(headers({**LLAMA, name: (V,)}), sizes).find(TensorRole.BIAS) is None
 
 
 @pytest.mark.parametrize("key", ["padded_vocab_size", "n_vocab", "decoder_vocab_size", "embedding_size"])

@@ -13,6 +13,7 @@ from tokensurgeon.checkpoint.sidefiles import (
     read_card,
     tokenizer_files,
 )
+from tokensurgeon.errors import PolicyError
 
 
 def fill(directory: Path, *names: str) -> Path:
@@ -129,7 +130,22 @@ def test_a_checkpoint_below_a_hidden_folder_is_read_like_any_other(tmp_path):
 
 def test_links_into_a_cache_are_files(tmp_path):
     fill(tmp_path, "blobs/1234")
-    place = tmp_path / "snapshot"
-    place.mkdir()
+    place = tmp_path / "snapshots" / "main"
+    place.mkdir(parents=True)
     (place / "modeling_x.py").symlink_to(tmp_path / "blobs" / "1234")
+    (place / "tokenizer.json").symlink_to(Path("..") / ".." / "blobs" / "1234")
     assert names(carried_files(place)) == ["modeling_x.py"]
+    assert names(tokenizer_files(place)) == ["tokenizer.json"]
+
+
+def test_links_within_a_checkpoint_are_files_and_links_to_elsewhere_are_refused(tmp_path):
+    place = fill(tmp_path / "model", "LICENSE")
+    (place / "COPYING").symlink_to("LICENSE")
+    assert names(carried_files(place)) == ["COPYING", "LICENSE"]
+    fill(tmp_path, "blobs/secret")
+    (place / "notes.txt").symlink_to(tmp_path / "blobs" / "secret")
+    with pytest.raises(PolicyError, match=r"notes\.txt: a link to .*secret, outside the checkpoint"):
+        carried_files(place)
+    (place / "vocab.json").symlink_to(tmp_path / "blobs" / "secret")
+    with pytest.raises(PolicyError, match=r"vocab\.json: a link"):
+        tokenizer_files(place)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -399,10 +398,10 @@ def test_a_link_to_an_empty_directory_becomes_the_output(tmp_path):
 
 
 def leave_behind(output: Path) -> Path:
-    """What a killed run leaves: its stage and a lock file that nobody holds."""
+    """What a killed run leaves: its stage, and a lock file that nobody holds."""
     stale = output.parent / f".{output.name}.tokensurgeon-dead"
     stale.mkdir()
-    (stale / ".lock").touch()
+    (output.parent / f".{output.name}.tokensurgeon.lock").touch()
     (stale / "model.safetensors").write_text("half")
     return stale
 
@@ -415,24 +414,61 @@ def test_leftovers_of_a_dead_run_are_removed(name, tmp_path):
     assert listing(tmp_path) == [name]
 
 
-def test_the_stage_of_a_live_run_is_left_alone(tmp_path):
+def test_an_output_that_a_killed_run_was_replacing_is_put_back(tmp_path):
     output = tmp_path / "out"
-    live = leave_behind(output)
-    with (live / ".lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with staged_directory(output):
-            pass
-    assert (live / "model.safetensors").read_text() == "half"
-
-
-def test_two_runs_at_once_do_not_disturb_each_other(tmp_path):
-    with pytest.raises(PolicyError, match="out exists"), staged_directory(tmp_path / "out") as slow:
-        (slow / "file").write_text("slow")
-        with staged_directory(tmp_path / "out") as fast:
-            assert (slow / "file").is_file()
-            (fast / "file").write_text("fast")
-    assert (tmp_path / "out" / "file").read_text() == "fast"
+    make_output(leave_behind(output) / "replaced")
+    with pytest.raises(PolicyError, match="out exists"), staged_directory(output):
+        pytest.fail("the block ran")
+    assert (output / "file").read_text() == "old"
     assert listing(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_second_run_into_an_output_is_refused_at_once(force, tmp_path):
+    with staged_directory(tmp_path / "out", force) as slow:
+        (slow / "file").write_text("slow")
+        with (
+            pytest.raises(PolicyError, match=r"out: another run is writing it\n(.|\n)*next: wait"),
+            staged_directory(tmp_path / "out", force),
+        ):
+            pytest.fail("the block ran")
+        with staged_directory(tmp_path / "out2"):
+            pass
+    assert (tmp_path / "out" / "file").read_text() == "slow"
+    assert listing(tmp_path) == ["out", "out2"]
+    with staged_directory(tmp_path / "out", force=True):
+        pass
+
+
+def test_a_lock_file_that_was_removed_meanwhile_is_no_lock(tmp_path, monkeypatch):
+    path = tmp_path / ".out.tokensurgeon.lock"
+    calls = []
+
+    def lock(file, flags):
+        calls.append(flags)
+        if len(calls) == 1:
+            path.unlink()
+            path.touch()
+
+    monkeypatch.setattr(writer.fcntl, "flock", lock)
+    with staged_directory(tmp_path / "out"):
+        pass
+    assert len(calls) == 2
+    assert listing(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_place_that_cannot_exist_is_a_resource_error(force, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for place in ("file/out", "x" * 300, "loop/out"):
+        output = tmp_path / place
+        with (
+            pytest.raises(ResourceError, match="next: free space, or choose"),
+            staged_directory(output, force),
+        ):
+            pytest.fail("the block ran")
+    assert listing(tmp_path) == ["file", "loop"]
 
 
 def test_leftovers_of_another_output_are_left_alone(tmp_path):
@@ -442,7 +478,9 @@ def test_leftovers_of_another_output_are_left_alone(tmp_path):
     assert other.is_dir()
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize(
+    "code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO]
+)
 def test_disk_trouble_inside_the_block_is_a_resource_error(code, tmp_path):
     with (
         pytest.raises(ResourceError, match=rf"{os.strerror(code)}\n(.|\n)*next: free space"),

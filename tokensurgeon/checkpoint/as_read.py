@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokensurgeon.checkpoint.configs import as_ids
-from tokensurgeon.checkpoint.expectation import PADDING
+from tokensurgeon.checkpoint.expectation import PADDING, Expectation
 from tokensurgeon.checkpoint.layout import VocabTensor
 from tokensurgeon.checkpoint.subject import Subject, Verification
 from tokensurgeon.notices import Notice
@@ -155,6 +155,8 @@ def _judge_model(subject: Subject, seen: dict[str, Any], result: Verification) -
         [] if model["finite"] else ["logits are not finite"],
         f"finite; next tokens {', '.join(map(str, model['answers']))}" if model["answers"] else "finite",
     )
+    if model["positions_from_pad"] and subject.expected is not None:
+        _judge_positions(subject.expected, model, result)
     if model["untied_alike"] is not None:
         result.add(
             "untied",
@@ -171,6 +173,18 @@ def _judge_model(subject: Subject, seen: dict[str, Any], result: Verification) -
         elif generation and not set(config) <= set(generation):
             problems.append(f"{role}: config {config}, generation config {generation}")
     result.add("ids after loading", problems, "config, generation config and tokenizer agree")
+
+
+def _judge_positions(expected: Expectation, model: dict[str, Any], result: Verification) -> None:
+    """Some classes count positions from the padding id: with another id, every token is read elsewhere."""
+    before = model["default_pad"] if expected.base_pad is None else expected.base_pad
+    after = model["config_ids"]["pad"]
+    told = f"{model['class']} counts positions from the padding id, {before} in the base and {after} here"
+    result.add(
+        "positions",
+        [] if before == after else [f"{told}: every token would get another position's embedding"],
+        f"counted from padding id {after}, as in the base",
+    )
 
 
 def _judge_padding(subject: Subject, margin: float | None, result: Verification) -> None:

@@ -93,8 +93,10 @@ def read_config(directory: Path, name: str = "config.json", optional: bool = Fal
         raise InputError(f"{directory}: no {name}", "a Hugging Face checkpoint directory")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: {error}", "a JSON document") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", "a file that can be read") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: {type(config).__name__}", "a JSON object")
     return config
@@ -130,6 +132,12 @@ def text_levels(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     ]
 
 
+def find_pad(config: Mapping[str, Any]) -> int | None:
+    """The padding id of a config's text model."""
+    found = [level["pad_token_id"] for level in text_levels(config) if level.get("pad_token_id") is not None]
+    return found[-1] if found and type(found[-1]) is int else None
+
+
 def rewrite_config(config: Mapping[str, Any], remap: IdRemap) -> tuple[dict[str, Any], list[ConfigChange]]:
     """Rewrite ``config.json`` for the target tokenizer.
 
@@ -139,7 +147,11 @@ def rewrite_config(config: Mapping[str, Any], remap: IdRemap) -> tuple[dict[str,
 
     Returns:
         The new config, keys in the old order, and what changed.
+
+    Raises:
+        InputError: A field for token ids holds something else.
     """
+    _refuse_no_ids("config.json", config)
     new = _rewrite_level(config, remap, "")
     return new, _differences("config.json", config, new)
 
@@ -204,7 +216,11 @@ def rewrite_generation_config(
 
     Returns:
         The new config and what changed.
+
+    Raises:
+        InputError: A field for token ids holds something else.
     """
+    _refuse_no_ids("generation_config.json", config)
     new = _rewrite_level(config, remap, "")
     for role in ("bos", "eos", "pad"):
         key = f"{role}_token_id"
@@ -230,7 +246,12 @@ def remaining_ids(config: Mapping[str, Any], prefix: str = "") -> dict[str, list
 
     Returns:
         Ids by path; the list is empty where the field is null.
+
+    Raises:
+        InputError: A field for token ids holds something else.
     """
+    if not prefix:
+        _refuse_no_ids("config", config)
     found: dict[str, list[int]] = {}
     for key, value in config.items():
         path = f"{prefix}{key}"
@@ -242,6 +263,31 @@ def remaining_ids(config: Mapping[str, Any], prefix: str = "") -> dict[str, list
                 ids = [pair[1] for pair in value or [] if type(pair[1]) is int]
             found[path] = ids
     return found
+
+
+def _refuse_no_ids(file: str, config: Mapping[str, Any], prefix: str = "") -> None:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and not (_ROLE_FIELD.match(key) or key in (*_ID_LISTS, _FORCED)):
+            _refuse_no_ids(file, value, f"{prefix}{key}.")
+        elif value is not None and not _has_ids(key, value):
+            raise InputError(
+                f"{file}: {prefix}{key} is {repr(value)[:80]}",
+                "a token id, or a list of what the field is a list of",
+                "correct the file",
+            )
+
+
+def _has_ids(key: str, value: Any) -> bool:  # noqa: ANN401 - a JSON value
+    """Whether a field that is made of token ids is; true of all other fields."""
+    if key not in (_FORCED, "bad_words_ids"):
+        return not _is_id_field(key) or all(type(i) is int for i in as_ids(value))
+    if not (isinstance(value, list) and all(isinstance(part, list) for part in value)):
+        return False
+    if key == _FORCED:
+        return all(
+            len(part) == 2 and type(part[0]) is int and type(part[1]) in (int, type(None)) for part in value
+        )
+    return all(type(i) is int for word in value for i in word)
 
 
 def _is_id_field(key: str) -> bool:

@@ -85,6 +85,7 @@ class Expectation(_Part):
         chat: The fixed conversation by the target's template, and its ids; None without a template.
         untied: Whether the lm_head was tied in the base and is not any more.
         rewritten: Names of the tokenizer files that differ from the target's.
+        base_pad: The base's padding id, from which some classes count positions; None where it has none.
     """
 
     schema_version: int = 1
@@ -97,6 +98,7 @@ class Expectation(_Part):
     chat: tuple[str, list[int]] | None
     untied: bool = False
     rewritten: list[str] = []
+    base_pad: int | None = None
 
     @property
     def made(self) -> frozenset[int]:

@@ -138,6 +138,8 @@ def find_weights(directory: Path) -> tuple[list[str], dict[str, Any] | None]:
                 raise TypeError("metadata is no object")
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise InputError(f"{index_path}: {error!r}", "a shard index with a weight_map") from error
+        except OSError as error:
+            raise InputError(f"{index_path}: {error.strerror}", "a file that can be read") from error
         for name in names:
             if Path(name).name != name:
                 raise InputError(f"{index_path}: shard {name!r}", "file names without a directory")
@@ -225,12 +227,15 @@ def read_shard(path: Path) -> Shard:
     Raises:
         InputError: The file is missing, truncated, or its header is damaged.
     """
-    if not path.is_file():
+    if not _is_file(path):
         raise InputError(
             f"{path}: missing shard", "every file the shard index names", "fetch the checkpoint again"
         )
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    try:
+        size, file = path.stat().st_size, path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", "a file that can be read") from error
+    with file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _MAX_HEADER):
             raise InputError(
@@ -261,6 +266,13 @@ def read_shard(path: Path) -> Shard:
             f"{path}: {size} bytes", f"{position} bytes, as its header says", "fetch the file again"
         )
     return Shard(path, ordered, dict(metadata), tuple(header))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have, a folder that may not be entered
+        return False
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -101,7 +101,8 @@ _NAMES = (
     (
         TensorRole.HEAD,
         r"(lm_head|lm_head\.decoder|embed_out|output|proj_out|predictions\.decoder|decoder|shared_head\.head"
-        r"|lm_loss|output_projection|generator_lm_head|score_head|head)\.weight",
+        r"|lm_loss|output_projection|generator_lm_head|score_head|head|vocab_projector|pred_layer\.proj"
+        r"|unembed)\.weight",
     ),
     (
         TensorRole.BIAS,
@@ -166,6 +167,9 @@ def find_layout(
                 f"layout.lm_head: {ref.name} has {ref.shape[0]} rows, {embedding.name} has {rows}",
                 "an lm_head with a row for every row of the input embedding",
             )
+        if role is None and ref.shape == (rows,) and ref.name.endswith(".bias") and rows not in others:
+            # One entry per token: whatever the layer in front of it is called, it writes tokens.
+            role, axis = TensorRole.BIAS, 0
         if role is not None and axis is not None:
             found.append(VocabTensor(ref, role, axis))
         elif rows in ref.shape and rows not in others:
@@ -216,7 +220,13 @@ def _main_embedding(tensors: Mapping[str, TensorRef], config: Mapping[str, Any])
     sizes = {value for level in _levels(config) if isinstance(value := level.get("vocab_size"), int)}
     # position_embeddings and the like end in the same words: prefer the declared size, then the larger.
     candidates.sort(
-        key=lambda ref: (ref.shape[0] not in sizes, _main_rank(ref.name), -ref.shape[0], ref.name)
+        key=lambda ref: (
+            ref.shape[0] not in sizes,
+            _main_rank(ref.name),
+            -ref.shape[0],
+            ref.name.startswith("decoder."),  # what a sequence-to-sequence model reads is its encoder's
+            ref.name,
+        )
     )
     if not candidates or candidates[0].shape[0] == 0:
         listed = ", ".join(sorted(tensors)[:5])

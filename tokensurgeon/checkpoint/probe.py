@@ -95,6 +95,8 @@ def _run_model(job: dict[str, Any], tokenizer: Any) -> dict[str, Any]:  # noqa: 
         "problems": {key: sorted(map(str, value)) for key, value in dict(info).items() if value},
         "embedding_as_stored": _is_stored(table, job["embedding"]),
         "head_as_stored": head is None or job["head"] is None or _is_stored(head.weight, job["head"]),
+        "positions_from_pad": _counts_from_padding(model, config),
+        "default_pad": getattr(type(config)().get_text_config(), "pad_token_id", None),
         "untied_alike": _untied_alike(model, tokenizer, job) if job["untied"] else None,
         "config_ids": {role: getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "pad")},
         "generation_ids": {
@@ -171,6 +173,16 @@ def _untied_alike(model: Any, tokenizer: Any, job: dict[str, Any]) -> bool:  # n
             level.tie_word_embeddings = tied
         scores.append(_call(model, tokenizer, job["prompts"][0])["logits"])
     return torch.equal(*scores)
+
+
+def _counts_from_padding(model: Any, config: Any) -> bool:  # noqa: ANN401
+    """Whether the first position is the one behind the padding id, as in RoBERTa and what was made of it."""
+    pad = getattr(config.get_text_config(), "pad_token_id", None)
+    return pad is not None and any(
+        name.rpartition(".")[2] in ("position_embeddings", "embed_positions") and module.padding_idx == pad
+        for name, module in model.named_modules()
+        if hasattr(module, "padding_idx")
+    )
 
 
 def _call(model: Any, tokenizer: Any, prompt: str) -> Any:  # noqa: ANN401

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import yaml
 
+from tokensurgeon.errors import PolicyError
+
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -58,19 +60,45 @@ def is_tokenizer_file(path: Path) -> bool:
 
 
 def tokenizer_files(target: Path) -> list[Path]:
-    """Files that the output takes from the target tokenizer, relative, sorted."""
-    return [path for path in _walk(target) if is_tokenizer_file(path) and _is_shallow(path)]
+    """Files that the output takes from the target tokenizer, relative, sorted.
+
+    Args:
+        target: A checkpoint or a tokenizer.
+
+    Returns:
+        Their names.
+
+    Raises:
+        PolicyError: One of them is a link to somewhere else.
+    """
+    found = [path for path in _walk(target) if is_tokenizer_file(path) and _is_shallow(path)]
+    _refuse_links_elsewhere(target, found)
+    return found
 
 
 def carried_files(base: Path) -> list[Path]:
-    """Files that the output takes from the base, relative, sorted."""
-    return [
+    """Files that the output takes from the base, relative, sorted.
+
+    Args:
+        base: A checkpoint.
+
+    Returns:
+        Their names.
+
+    Raises:
+        PolicyError: One of them is a link to somewhere else.
+    """
+    found = [
         path
         for path in _walk(base)
         if not is_tokenizer_file(path)
         and not (path.name in _REBUILT and len(path.parts) == 1)
         and not path.name.endswith(_WEIGHT_SUFFIXES)
     ]
+    # What is rebuilt from a file holds what that file says.
+    rebuilt = [Path(name) for name in ("config.json", "generation_config.json") if (base / name).is_file()]
+    _refuse_links_elsewhere(base, [*rebuilt, *found])
+    return found
 
 
 def plain_files(directory: Path) -> list[Path]:
@@ -91,7 +119,7 @@ def read_card(directory: Path) -> dict[str, str | list[str]]:
         text = (directory / "README.md").read_text(encoding="utf-8")
         found = _FRONT_MATTER.match(text)
         head = yaml.safe_load(found[1]) if found else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     if not isinstance(head, dict):
         return {}
@@ -113,3 +141,18 @@ def _walk(directory: Path) -> list[Path]:
         for path in directory.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(directory).parts[:-1])
     )
+
+
+def _refuse_links_elsewhere(directory: Path, files: list[Path]) -> None:
+    """What a checkpoint links to may be anybody's: it must not get into an output, and so onto the hub."""
+    home = directory.resolve()
+    # In the hub's cache, files of snapshots/REVISION are links into its neighbour blobs.
+    places = (home, home.parent.parent / "blobs") if home.parent.name == "snapshots" else (home,)
+    for name in files:
+        found = (directory / name).resolve()
+        if not any(found.is_relative_to(place) for place in places):
+            raise PolicyError(
+                f"{directory / name}: a link to {found}, outside the checkpoint",
+                "files of the checkpoint itself, or of the hub's cache",
+                "put a copy of the file in its place if it belongs to the checkpoint",
+            )

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from torch import Tensor
 
@@ -29,15 +29,21 @@ from tokensurgeon.checkpoint.stream import BUFFER, REFUSALS, copy_range, hash_te
 from tokensurgeon.console import Advance, no_progress
 from tokensurgeon.errors import PolicyError, ResourceError
 
-_LOCK = ".lock"
+# What a user can mend: a disk that is full or broken, a place that cannot be written, or cannot exist.
+_DISK_TROUBLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO,
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.ELOOP,
+}  # fmt: skip
+_REPLACED = "replaced"
 
 
 @contextmanager
 def staged_directory(output: Path, force: bool = False) -> Iterator[Path]:
     """A directory beside ``output`` that becomes ``output`` when the block ends without an error.
 
-    Leftovers of killed runs into the same output are removed first; a running one holds a lock and is
-    left alone.
+    One run at a time: whoever comes second is refused at once, not after hours of work. Leftovers of killed
+    runs into the same output are removed first, and an output that one of them was about to replace is put
+    back.
 
     Args:
         output: Final place.
@@ -47,32 +53,47 @@ def staged_directory(output: Path, force: bool = False) -> Iterator[Path]:
         The directory to write into, on the same file system as ``output``.
 
     Raises:
-        PolicyError: ``output`` exists and ``force`` is not set.
+        PolicyError: ``output`` exists and ``force`` is not set, or another run is writing it.
         ResourceError: The disk is full, or the parent directory cannot be written.
     """
     refuse_existing(output, force)
-    try:
+    with _disk_trouble_refused(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(output)
-        stage = Path(tempfile.mkdtemp(prefix=_stage_prefix(output), dir=output.parent))
-    except OSError as error:
-        _refuse_disk_trouble(error, output.parent)
-        raise
-    lock = (stage / _LOCK).open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield stage
-            _sync(stage)
+        with _only_run_into(output):
+            _remove_leftovers(output)
             refuse_existing(output, force)
-            (stage / _LOCK).unlink()
-            _publish(stage, output)
-        except OSError as error:
-            _refuse_disk_trouble(error, stage)
-            raise
-    finally:
-        lock.close()
-        shutil.rmtree(stage, ignore_errors=True)
+            stage = Path(tempfile.mkdtemp(prefix=_stage_prefix(output), dir=output.parent))
+            try:
+                yield stage
+                _sync(stage)
+                refuse_existing(output, force)
+                _publish(stage, output)
+            finally:
+                shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextmanager
+def _only_run_into(output: Path) -> Iterator[None]:
+    """Hold the lock of an output; the kernel takes it from a run that is killed."""
+    path = output.parent / f".{output.name}.tokensurgeon.lock"
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise PolicyError(
+                    f"{output}: another run is writing it",
+                    "one run at a time into one output",
+                    "wait for it, or choose another output",
+                ) from error
+            # Between both calls the run before this one may have removed the file that was opened.
+            if not _is_at(path, file):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def refuse_existing(output: Path, force: bool) -> None:
@@ -84,11 +105,13 @@ def refuse_existing(output: Path, force: bool) -> None:
 
     Raises:
         PolicyError: It exists and may not be replaced.
+        ResourceError: There can be no such place, or it cannot be looked at.
     """
-    if force or not (output.exists() or output.is_symlink()):
-        return
-    if output.is_dir() and not any(output.iterdir()):
-        return
+    with _disk_trouble_refused(output):
+        if force or not (output.exists() or output.is_symlink()):
+            return
+        if output.is_dir() and not any(output.iterdir()):
+            return
     raise PolicyError(
         f"{output} exists", "a new output directory", "choose another, or pass --force to replace it"
     )
@@ -98,29 +121,31 @@ def _stage_prefix(output: Path) -> str:
     return f".{output.name}.tokensurgeon-"
 
 
+def _is_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
 def _remove_leftovers(output: Path) -> None:
     for stale in output.parent.glob(glob.escape(_stage_prefix(output)) + "*"):
-        lock_path = stale / _LOCK
-        if not lock_path.is_file():
-            continue
-        with lock_path.open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            shutil.rmtree(stale, ignore_errors=True)
+        replaced = stale / _REPLACED
+        if os.path.lexists(replaced) and not os.path.lexists(output):
+            # Killed between the two renames of a forced run: the old output goes back to its place.
+            replaced.rename(output)
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def _publish(stage: Path, output: Path) -> None:
     stage.chmod(0o777 & ~_umask())
     if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         old = Path(tempfile.mkdtemp(prefix=_stage_prefix(output), dir=output.parent))
-        (old / _LOCK).touch()
-        output.rename(old / "replaced")
+        output.rename(old / _REPLACED)
         try:
             stage.rename(output)
         except OSError:
-            (old / "replaced").rename(output)
+            (old / _REPLACED).rename(output)
             shutil.rmtree(old)
             raise
         shutil.rmtree(old)
@@ -149,8 +174,13 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _refuse_disk_trouble(error: OSError, place: Path) -> None:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
+@contextmanager
+def _disk_trouble_refused(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
         raise ResourceError(
             f"{error.filename or place}: {error.strerror}",
             "room and permission to write there",

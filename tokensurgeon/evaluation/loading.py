@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+# What transformers and its readers make of files that are not what they should be.
+_UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
 
 
 def load_model(
@@ -55,7 +61,7 @@ def load_model(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, by name
             )
-    except (OSError, ValueError, SafetensorError) as error:
+    except _UNREADABLE as error:
         if "trust_remote_code" in str(error):
             raise PolicyError(
                 f"{model_dir}: needs code that comes with the checkpoint", "a model transformers knows"
@@ -89,7 +95,7 @@ def load_tokenizer(directory: str, trust_remote_code: bool = False) -> PreTraine
             tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
                 directory, trust_remote_code=trust_remote_code
             )
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{directory}: {error}", "a tokenizer that AutoTokenizer can read") from error
     return tokenizer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +21,15 @@ _EDIT_MODELS = {model.model_fields["operation"].default: model for model in get_
 _TAGGED: dict[str | None, type[BaseModel]] = {**_METHOD_MODELS, **_EDIT_MODELS}
 
 _SHORTHANDS = {"method": "name", "fallback": "name", "base": "path", "target": "path", "donor": "path"}
+
+
+# What is wrong with YAML beyond its grammar: numbers that no int() takes, dates that do not exist, nesting.
+_NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+# An alias may stand for billions of items: values are shown as far as a person reads them.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxlevel = 3
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -99,7 +109,7 @@ def build_recipe(document: dict[str, Any], overrides: Sequence[str] = (), where:
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         document = yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
+    except _NO_YAML as error:
         raise RecipeError(f"{where}: {error}", "YAML") from error
     if not isinstance(document, dict):
         raise RecipeError(f"{where}: {type(document).__name__}", "a mapping with base, target and output")
@@ -112,10 +122,17 @@ def _apply(document: dict[str, Any], override: str) -> dict[str, Any]:
         raise RecipeError(f"--set {override}", "dotted.key=value")
     try:
         value = yaml.load(raw, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: {error}", "a YAML value") from error
+    except _NO_YAML as error:
+        raise RecipeError(f"--set {override[:200]}: {error}", "a YAML value") from error
     keys = path.split(".")
     return {**document, keys[0]: _replace(document.get(keys[0]), keys, 1, value)}
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 - any YAML value
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return "a number of thousands of digits"
 
 
 def _replace(level: Any, keys: list[str], depth: int, value: Any) -> Any:  # noqa: ANN401
@@ -127,7 +144,9 @@ def _replace(level: Any, keys: list[str], depth: int, value: Any) -> Any:  # noq
         level = {_SHORTHANDS[keys[0]]: level} if keys[0] in _SHORTHANDS else {}
     if not isinstance(level, dict | None):
         where = ".".join(keys[:depth])
-        raise RecipeError(f"--set {'.'.join(keys)}: {where} is {level!r}", f"a value for all of {where}")
+        raise RecipeError(
+            f"--set {'.'.join(keys)}: {where} is {_shown(level)}", f"a value for all of {where}"
+        )
     level = level or {}
     return {**level, keys[depth]: _replace(level.get(keys[depth]), keys, depth + 1, value)}
 
@@ -139,7 +158,7 @@ def _explain(detail: dict[str, Any], document: dict[str, Any]) -> str:
     path, tag = _without_tags(detail["loc"])
     where = ".".join(path)
     if path[0] == "rows":
-        return f"rows: {_get(document, ['rows'])!r}; expected target, exact, a number, or multiple: N"
+        return f"rows: {_shown(_get(document, ['rows']))}; expected target, exact, a number, or multiple: N"
     if detail["type"] == "extra_forbidden":
         return f"{where}: unknown key{_nearest(path, _TAGGED.get(tag))}"
     if detail["type"] == "missing":
@@ -147,8 +166,8 @@ def _explain(detail: dict[str, Any], document: dict[str, Any]) -> str:
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found") and path[0] == "edits":
         return f"{where}.operation: {_expected_edit(detail)}"
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        return f"{where}.name: {_get(document, path)!r}; {_expected_method(detail)}"
-    return f"{where}: {detail['input']!r}; {said[:1].lower()}{said[1:]}"
+        return f"{where}.name: {_shown(_get(document, path))}; {_expected_method(detail)}"
+    return f"{where}: {_shown(detail['input'])}; {said[:1].lower()}{said[1:]}"
 
 
 def _without_tags(loc: tuple[Any, ...]) -> tuple[list[str], str | None]:

@@ -34,6 +34,10 @@ ROLE_NAMES = Literal["bos", "eos", "unk", "sep", "pad", "cls", "mask"]
 EXCLUSIONS = Literal["special", "reserved", "unreachable", "near_zero", "near_copy", "untrained"]
 
 
+# No file system knows a name with a NUL in it.
+_NAME = r"^[^\x00]+$"
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +45,7 @@ class _Part(BaseModel):
 class ModelRef(_Part):
     """A checkpoint or tokenizer: a local directory, or a hub id with a revision."""
 
-    path: str = Field(min_length=1)
+    path: str = Field(min_length=1, pattern=_NAME)
     revision: str | None = None
 
 
@@ -375,7 +379,7 @@ class Recipe(_Part):
     base: Ref
     target: Ref
     donor: Ref
-    output: str = Field(min_length=1)
+    output: str = Field(min_length=1, pattern=_NAME)
     edits: tuple[AnyEdit, ...] = Field(
         (),
         description="what is done to the target's tokenizer first: trim, extend, supertokens, train, union",

@@ -271,15 +271,21 @@ def read_chat_template(directory: Path, config: dict[str, Any]) -> str | None:
 
     Returns:
         Jinja source, or None.
+
+    Raises:
+        InputError: The file cannot be read.
     """
     path = directory / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: {error}", "a template in UTF-8") from error
     template = _read_json(directory / "chat_template.json", optional=True).get("chat_template")
     template = config.get("chat_template", template)
     if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[-1].get("template") if named else None
     return template if isinstance(template, str) else None
 
 
@@ -294,8 +300,10 @@ def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:
         )
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: {error}", "a JSON document") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", "a file that can be read") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: {type(document).__name__}", "a JSON object")
     return document
@@ -316,9 +324,10 @@ def _listed_specials(config: dict[str, Any], named_map: dict[str, Any]) -> set[s
     listed: list[Any] = []
     for source in (config, named_map):
         for key in ("additional_special_tokens", "extra_special_tokens"):
-            value = source.get(key) or []
-            listed += list(value.values()) if isinstance(value, dict) else list(value)
-    return {entry["content"] if isinstance(entry, dict) else str(entry) for entry in listed}
+            value = source.get(key)
+            listed += value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    names = (entry.get("content") if isinstance(entry, dict) else entry for entry in listed)
+    return {name for name in names if isinstance(name, str)}
 
 
 def _read_tokens(spec: dict[str, Any], decode: Decoder, special_names: set[str]) -> dict[int, Token]:
