@@ -110,6 +110,7 @@ def test_a_tokenizer_alone_is_fetched_without_weights(hub):
         "tokenizer.model",
         "merges.txt",
         "LICENSE",
+        "README.md",
         "chat_template.jinja",
         "modeling_x.py",
     }
@@ -142,7 +143,7 @@ def test_a_base_is_fetched_with_all_its_safetensors_and_no_pickle(hub):
     _, asked = hub
     resolve_checkpoint("org/model", None, "all")
     assert set(SHARDS.values()) < fetched(asked)
-    assert not fetched(asked) & {"pytorch_model.bin", "picture.png", "README.md"}
+    assert not fetched(asked) & {"pytorch_model.bin", "picture.png"}
 
 
 @pytest.fixture
