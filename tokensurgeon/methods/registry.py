@@ -160,7 +160,6 @@ _LINES = (
         "Ilharco et al. 2022 (task arithmetic), arXiv:2212.04089; Minixhofer et al. 2024 (ZeTT), "
         "arXiv:2405.07883",
         ("donor",),
-        distinct=True,
     ),
     _line(
         params.PiecesParams,
