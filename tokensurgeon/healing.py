@@ -234,12 +234,14 @@ def _free_ids(plan: Plan, new: NewTensor) -> list[int]:
     return sorted(plan.match.target.tokens if rules.train == "vocabulary" else _made_ids(plan, new))
 
 
-def _reach(plan: Plan, new: NewTensor, ids: list[int]) -> Tensor:
+def _reach(plan: Plan, new: NewTensor, ids: list[int], device: torch.device) -> Tensor | None:
     """``(F,)`` how far a row goes by the same move: one that was copied is the base's own, and hardly off."""
     rules = plan.recipe.heal
     assert rules is not None
+    if rules.train == "new":
+        return None
     made = _made_ids(plan, new)
-    return torch.tensor([1.0 if index in made else rules.copied for index in ids])
+    return torch.tensor([1.0 if index in made else rules.copied for index in ids], device=device)
 
 
 def _made_ids(plan: Plan, new: NewTensor) -> set[int]:
@@ -426,9 +428,8 @@ def _tables(
         if name in free:
             ids = torch.tensor(free[name], device=device)
             root = _root(plan, new, rules.prior, device)
-            tables[name] = Table(
-                names, rows, ids, root, new.data.dtype, _reach(plan, new, free[name]).to(device)
-            )
+            reach = _reach(plan, new, free[name], device)
+            tables[name] = Table(names, rows, ids, root, new.data.dtype, reach)
         else:
             fixed |= dict.fromkeys(names, rows)
     for new in tensors:

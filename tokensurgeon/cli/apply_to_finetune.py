@@ -19,6 +19,7 @@ from tokensurgeon.cli.run import (
     Unchanged,
     WorkDir,
     execute,
+    text_and_device,
     with_options,
 )
 from tokensurgeon.errors import InputError
@@ -61,10 +62,7 @@ def apply_to_finetune(
     document |= {"method": "carry", "trust_remote_code": trust_remote_code}
     # Rows that were scaled and fitted already stay as they are.
     document["new_rows"] = {"head_scale": 1.0, "head_fit": 0.0}
-    if text:
-        document["report"] = {"texts": text}
-    if device is not None:
-        document["runtime"] = {"device": device}
+    document |= text_and_device(text, device)
     options = with_options(overrides, work_dir=work_dir, fail_on=fail_on, max_bpb_increase=max_bpb_increase)
     mode = Mode(dry_run, as_json, force, if_unchanged)
     execute(build_recipe(document, options, "command line"), mode)

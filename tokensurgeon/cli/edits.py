@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokensurgeon import console
-from tokensurgeon.cli.run import DONE, Mode, execute, may_skip, print_skipped
+from tokensurgeon.cli.run import DONE, Mode, execute, may_skip, print_skipped, text_and_device
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.recipe.load import build_recipe
 
@@ -58,8 +58,7 @@ def run_edit(
     # An option that was not given is None, or False for a switch; 0 is what was asked for, and refused.
     given = {key: value for key, value in edit.items() if value is not None and value is not False}
     document: dict[str, Any] = {"base": base, "output": output, "edits": [given], **(more or {})}
-    if text:
-        document["report"] = {"texts": text}
+    document |= text_and_device(text)
     recipe = build_recipe(document, overrides or (), "command line")
     if not tokenizer_only:
         execute(recipe, mode)

@@ -18,6 +18,7 @@ from tokensurgeon.cli.run import (
     Unchanged,
     WorkDir,
     execute,
+    text_and_device,
     with_options,
 )
 from tokensurgeon.recipe.load import build_recipe
@@ -70,10 +71,7 @@ def heal(
         "method": "pieces",
     }
     document |= {"heal": {**rules, "teacher": base}, "trust_remote_code": trust_remote_code}
-    if text:
-        document["report"] = {"texts": text}
-    if device is not None:
-        document["runtime"] = {"device": device}
+    document |= text_and_device(text, device)
     options = with_options(overrides, work_dir=work_dir, fail_on=fail_on, max_bpb_increase=max_bpb_increase)
     mode = Mode(dry_run, as_json, force, if_unchanged)
     execute(build_recipe(document, options, "command line"), mode)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tokensurgeon import console
+from tokensurgeon.cli.run import DONE, Json
 from tokensurgeon.errors import VerificationError
 
 
@@ -19,7 +20,7 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="Let everybody see it.")] = False,
     message: Annotated[str, typer.Option(help="Of the commit.")] = "",
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Upload an output to the Hugging Face hub, private unless told otherwise.
 
@@ -62,8 +63,6 @@ def push(
     message = message or f"Output of tokensurgeon {report.tool_version}"
     address = push_directory(directory, repository, public=public, message=message)
     if as_json:
-        console.print_json(
-            {"schema_version": 1, "ok": True, "exit_code": 0, "error": None, "url": address, "public": public}
-        )
+        console.print_json({**DONE, "url": address, "public": public})
     else:
         console.print_result(address)

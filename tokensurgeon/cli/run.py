@@ -120,6 +120,20 @@ def run_recipe(
     execute(load_recipe(recipe, options), Mode(dry_run, as_json, force, if_unchanged))
 
 
+def text_and_device(text: list[str] | None, device: str | None = None) -> dict[str, Any]:
+    """Keys of a recipe that two options of most verbs stand for; none for one that was not given.
+
+    Args:
+        text: Files to score in the report, or None.
+        device: Where to compute, or None.
+
+    Returns:
+        A part of a recipe's document.
+    """
+    found: dict[str, Any] = {"report": {"texts": text}} if text else {}
+    return found if device is None else {**found, "runtime": {"device": device}}
+
+
 def with_options(
     overrides: list[str] | None,
     *,

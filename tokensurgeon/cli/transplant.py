@@ -20,6 +20,7 @@ from tokensurgeon.cli.run import (
     Unchanged,
     WorkDir,
     execute,
+    text_and_device,
     with_options,
 )
 from tokensurgeon.errors import RecipeError
@@ -68,10 +69,7 @@ def transplant(
         document["rows"] = _rows(rows)
     if mapping:
         document["anchors"] = {"map": dict(_pair(entry) for entry in mapping)}
-    if text:
-        document["report"] = {"texts": text}
-    if device is not None:
-        document["runtime"] = {"device": device}
+    document |= text_and_device(text, device)
     document["trust_remote_code"] = trust_remote_code
     options = with_options(
         overrides,
