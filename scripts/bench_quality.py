@@ -1,10 +1,10 @@
-r"""Build the table of bits per byte in the README.
+r"""Measure what a user gets: whole outputs of tokensurgeon and of mergekit, on texts, in both directions.
 
-Rows are models, the first one the baseline; columns are texts. Finished scores are kept in a cache file,
-so a long run can be stopped and continued::
+Each output is made by the tool's own command line, in a folder that is kept, so that a long run can be
+stopped and continued; scores are kept beside them::
 
-    python scripts/bench_quality.py --model base=/models/base --model omp=/models/out \
-        --text english.txt --text math.txt --max-bytes 50000 --markdown bench.md --readme README.md
+    python scripts/bench_quality.py build/models/gemma3 build/models/smollm2 --text english.txt --text math.txt \
+        --mergekit build/mergekit/bin --work build/bench/quality --json scripts/results/quality.json
 """
 
 from __future__ import annotations
@@ -13,21 +13,27 @@ import argparse
 import hashlib
 import json
 import os
+import resource
+import shutil
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from tokensurgeon import console
-from tokensurgeon.errors import InputError, RecipeError, TokensurgeonError
-from tokensurgeon.evaluation.bits_per_byte import (
-    CONTEXT_BYTES,
-    STRIDE_BYTES,
-    load_model,
-    read_texts,
-    score_texts,
-)
-from tokensurgeon.evaluation.loading import DTYPES
+from tokensurgeon.evaluation.bits_per_byte import load_model, read_texts, score_texts
 
-START, END = "<!-- bench:start -->", "<!-- bench:end -->"
+RECIPES: dict[str, dict[str, Any]] = {
+    "auto": {"method": "auto"},
+    "affknn": {"method": "affknn"},
+    "omp": {"method": {"name": "omp", "k": 64}},
+    "pieces": {"method": "pieces"},
+    "pieces, last and first, untied": {
+        "method": {"name": "pieces", "weighting": "last_first"},
+        "untie": True,
+    },
+}
+MERGEKIT = "mergekit 0.1.5, omp"
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -35,60 +41,70 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", action="append", required=True, metavar="NAME=DIR")
+    parser.add_argument("models", nargs=2, metavar="MODEL", type=Path)
     parser.add_argument("--text", action="append", required=True, type=Path, metavar="FILE")
-    parser.add_argument("--max-bytes", type=int)
-    parser.add_argument("--stride-bytes", type=int, default=STRIDE_BYTES)
-    parser.add_argument("--context-bytes", type=int, default=CONTEXT_BYTES)
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--cache", type=Path, default=Path("bench_quality.json"))
-    parser.add_argument("--markdown", type=Path, required=True, help="file to write")
-    parser.add_argument("--readme", type=Path, help=f"file whose block {START} ... {END} is replaced")
+    parser.add_argument("--max-bytes", type=int, default=16_384)
+    parser.add_argument("--mergekit", type=Path, help="folder of mergekit's commands; without it, no peer")
+    parser.add_argument("--direction", type=int, choices=(1, 2), action="append", help="default: both")
+    parser.add_argument("--only", action="append", help="make and score these only")
+    parser.add_argument("--work", type=Path, default=Path("build/bench/quality"))
+    parser.add_argument("--json", type=Path, required=True, help="file to write")
     return parser.parse_args(arguments)
 
 
-def parse_models(entries: list[str]) -> dict[str, Path]:
-    """Split ``NAME=DIR`` entries, and refuse what is no local checkpoint."""
-    models: dict[str, Path] = {}
-    for entry in entries:
-        name, _, directory = entry.partition("=")
-        if not name or not directory or name in models:
-            raise RecipeError(f"--model {entry}", "NAME=DIR, each name once")
-        if not (Path(directory) / "config.json").is_file():
-            raise InputError(f"--model {entry}: no config.json", "a local checkpoint directory")
-        models[name] = Path(directory)
-    return models
+def make(name: str, base: Path, donor: Path, output: Path, mergekit: Path | None) -> None:
+    """Have an output written, and remember what it took."""
+    note = output.with_suffix(".json")
+    if note.is_file():
+        return
+    shutil.rmtree(output, ignore_errors=True)
+    if name == MERGEKIT:
+        assert mergekit is not None, "left out without it"
+        command = [str(mergekit / "mergekit-tokensurgeon"), str(base), str(donor), str(output)]
+        command += ["--approximation-method", "omp", "--k", "64"]
+    else:
+        recipe = output.with_suffix(".recipe.json")
+        facts = {"base": str(base), "donor": str(donor), "output": str(output), **RECIPES[name]}
+        recipe.write_text(json.dumps(facts), encoding="utf-8")
+        command = [sys.executable, "-m", "tokensurgeon", "run", str(recipe)]
+    console.logger.info("%s", " ".join(command))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    replace_file(note, json.dumps({"seconds": seconds}))
 
 
-def cache_key(directory: Path, text: str, settings: dict[str, object]) -> str:
-    """Name a score by what it depends on; sizes and times stand for the content of large files."""
-    files = [*directory.glob("*.safetensors"), *directory.glob("tokenizer*.json"), directory / "config.json"]
-    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files)]
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    state = json.dumps([str(directory.resolve()), stamps, digest, settings], sort_keys=True)
-    return hashlib.sha256(state.encode()).hexdigest()
-
-
-def score_model(
-    directory: Path, texts: dict[str, str], arguments: argparse.Namespace, cache: dict[str, float]
-) -> list[float]:
-    """Bits per byte of one model, a text each; loads the model only if the cache lacks one."""
-    windows = {"stride_bytes": arguments.stride_bytes, "context_bytes": arguments.context_bytes}
-    settings = {**windows, "dtype": arguments.dtype}
-    keys = {name: cache_key(directory, text, settings) for name, text in texts.items()}
-    wanted = [name for name in texts if keys[name] not in cache]
+def score(directory: Path, texts: dict[str, str]) -> dict[str, float]:
+    """Bits per byte of each text; a model is loaded only for texts it has not scored."""
+    cache = directory.parent / f"{directory.name}.scores.json"
+    known: dict[str, float] = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
+    keys = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    wanted = {name: text for name, text in texts.items() if keys[name] not in known}
     if wanted:
-        model, tokenizer = load_model(str(directory), device=arguments.device, dtype=arguments.dtype)
-        total = sum(len(texts[name].encode()) for name in wanted)
-        with console.progress(directory.name, total) as advance:
-            for name in wanted:
-                result = score_texts(model, tokenizer, {name: texts[name]}, **windows, advance=advance)
-                if result.bos is None:
-                    console.logger.warning("%s: no BOS, first character not scored", directory)
-                cache[keys[name]] = result.scores[0].bits_per_byte
-                replace_file(arguments.cache, json.dumps(cache, indent=1))
-    return [cache[key] for key in keys.values()]
+        model, tokenizer = load_model(str(directory), device="cpu", dtype="float32")
+        for found in score_texts(model, tokenizer, wanted).scores:
+            known[keys[found.text]] = found.bits_per_byte
+        replace_file(cache, json.dumps(known, indent=1))
+    return {name: known[key] for name, key in keys.items()}
+
+
+def measure(base: Path, donor: Path, options: argparse.Namespace, texts: dict[str, str]) -> dict[str, Any]:
+    """All figures of one direction."""
+    work = options.work / f"{base.name}-{donor.name}"
+    work.mkdir(parents=True, exist_ok=True)
+    own = work / "base"
+    if not own.exists():
+        own.symlink_to(base.resolve())
+    models: dict[str, Any] = {"base": {"bits": score(own, texts)}}
+    for name in [*RECIPES, *([MERGEKIT] if options.mergekit else [])]:
+        output = work / "".join(char if char.isalnum() else "-" for char in name)
+        if not options.only or name in options.only:
+            make(name, base, donor, output, options.mergekit)
+        if output.with_suffix(".json").is_file():
+            cost = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
+            models[name] = {"bits": score(output, texts), **cost}
+    return {"base": base.name, "target": donor.name, "models": models}
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -98,55 +114,20 @@ def replace_file(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def make_table(scores: dict[str, list[float]], texts: dict[str, str], arguments: argparse.Namespace) -> str:
-    """Markdown: a row a model, the best value of all but the first in bold, then the settings."""
-    rows = {name: [f"{value:.3f}" for value in values] for name, values in scores.items()}
-    first, *others = rows
-    for column in range(len(texts)):
-        # Compared as printed, so equal figures are all bold.
-        best = min((float(rows[name][column]) for name in others), default=None)
-        for name in others:
-            if float(rows[name][column]) == best:
-                rows[name][column] = f"**{rows[name][column]}**"
-    sizes = ", ".join(f"`{name}` {len(text.encode()):,}" for name, text in texts.items())
-    lines = [
-        f"| model | {' | '.join(texts)} |",
-        f"|---|{'---:|' * len(texts)}",
-        *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()),
-        "",
-        f"Bits per byte, lower is better; best after `{first}` in bold. Bytes of text: {sizes}. Windows of "
-        f"{arguments.stride_bytes:,} bytes after {arguments.context_bytes:,} bytes of context, one BOS each, "
-        f"{arguments.dtype}.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def fill_block(readme: Path, table: str) -> None:
-    """Replace what stands between the two marks."""
-    text = readme.read_text(encoding="utf-8")
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise InputError(f"{readme}: no block {START} ... {END}", "both marks once, in this order")
-    before, _, rest = text.partition(START)
-    replace_file(readme, f"{before}{START}\n{table}{END}{rest.partition(END)[2]}")
-
-
 def main(arguments: list[str]) -> None:
-    """Score every model on every text and write the table."""
+    """Make, score, write."""
     options = parse_arguments(arguments)
     console.setup_logging()
-    models, texts = parse_models(options.model), read_texts(options.text, options.max_bytes)
-    cache = json.loads(options.cache.read_text(encoding="utf-8")) if options.cache.is_file() else {}
-    scores = {name: score_model(directory, texts, options, cache) for name, directory in models.items()}
-    table = make_table(scores, texts, options)
-    replace_file(options.markdown, table)
-    if options.readme:
-        fill_block(options.readme, table)
+    texts = read_texts(options.text, options.max_bytes)
+    pairs = [options.models, options.models[::-1]]
+    wanted = options.direction or [1, 2]
+    document = {
+        "texts": {name: len(text.encode()) for name, text in texts.items()},
+        "directions": [measure(*pairs[number - 1], options, texts) for number in wanted],
+    }
+    replace_file(options.json, json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        main(sys.argv[1:])
-    except TokensurgeonError as error:
-        console.print_error(str(error))
-        sys.exit(error.exit_code)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    main(sys.argv[1:])

@@ -23,7 +23,7 @@ from tokensurgeon.vocab.vocabulary import Vocabulary, load_vocabulary
 
 
 def main() -> None:
-    """Print a table for each text."""
+    """Print a table for each text, and write the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,17 +32,21 @@ def main() -> None:
     parser.add_argument("--share", type=float, action="append", help="of them supertokens; may be repeated")
     parser.add_argument("--words", type=int, default=4, help="words a supertoken may span")
     parser.add_argument("--learn", type=float, default=0.8, help="share of the text to learn from")
+    parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args()
+    found = []
     for path in options.texts:
         text = path.read_text(encoding="utf-8")
         cut = text.find("\n", int(len(text) * options.learn)) + 1 or int(len(text) * options.learn)
         learn, held_out = text[:cut], text[cut:]
         print(f"{path}: {len(learn.encode())} bytes to learn from, {len(held_out.encode())} held out")
         print("size    super   plain   with    tokens  seconds")
+        sizes = []
         for size in options.size or [2000, 4000, 8000]:
             plain = train_plain(learn, size)
             real = len(plain)
             before = bytes_per_token(plain.tokenizer, held_out)
+            shares = []
             for share in options.share or [0.1, 0.2, 0.3]:
                 most = int(real * share)
                 start = time.process_time()
@@ -57,6 +61,13 @@ def main() -> None:
                     f"{before / after - 1:<+7.1%} {time.process_time() - start:.1f}",
                     flush=True,
                 )
+                shares.append(
+                    {"share": share, "supertokens": edited.facts["added"], "bytes_per_token": after}
+                )
+            sizes.append({"size": real, "plain": before, "with": shares})
+        found.append({"text": path.name, "held_out_bytes": len(held_out.encode()), "sizes": sizes})
+    if options.json:
+        options.json.write_text(json.dumps({"texts": found}, indent=1) + "\n", encoding="utf-8")
 
 
 def train_plain(text: str, size: int) -> Vocabulary:
