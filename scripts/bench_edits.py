@@ -5,8 +5,9 @@ caller's; the figures in the README are of French from Debian's documentation (`
 ``debian-faq-fr``, ``maint-guide-fr``) and the first part of the Declaration of Human Rights, whose last part
 judges::
 
-    python scripts/bench_edits.py build/models/gemma3 build/models/smollm2 --english english.txt --math math.txt \
-        --code code.txt --learn french.txt --held-out declaration.txt --json scripts/results/edits.json
+    python scripts/bench_edits.py build/models/gemma3 build/models/smollm2 --english english.txt \
+        --math math.txt --code code.txt --learn french.txt --held-out declaration.txt \
+        --json scripts/results/edits.json
 """
 
 from __future__ import annotations
@@ -64,10 +65,12 @@ def edit(name: str, words: list[str | Path], output: Path, judged: list[Path]) -
         "bytes": [_weights(Path(report["recipe"]["base"]["path"])), _weights(output)],
         "edit": first,
         "checks": [check["passed"] for check in report["checks"]],
-        "scores": [
-            {key: value for key, value in score.items() if key != "anatomy"} for score in report["scores"]
-        ],
+        "scores": [_without_anatomy(score) for score in report["scores"]],
     }
+
+
+def _without_anatomy(score: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in score.items() if key != "anatomy"}
 
 
 def _weights(directory: Path) -> int:

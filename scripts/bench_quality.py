@@ -3,8 +3,9 @@ r"""Measure what a user gets: whole outputs of tokensurgeon and of mergekit, on 
 Each output is made by the tool's own command line, in a folder that is kept, so that a long run can be
 stopped and continued; scores are kept beside them::
 
-    python scripts/bench_quality.py build/models/gemma3 build/models/smollm2 --text english.txt --text math.txt \
-        --mergekit build/mergekit/bin --work build/bench/quality --json scripts/results/quality.json
+    python scripts/bench_quality.py build/models/gemma3 build/models/smollm2 --text english.txt \
+        --text math.txt --mergekit build/mergekit/bin --work build/bench/quality \
+        --json scripts/results/quality.json
 """
 
 from __future__ import annotations
