@@ -129,10 +129,8 @@ def edits() -> str:
     found = read("edits.json")
     trim, extend, merge = (found[name] for name in ("trim", "extend", "merge"))
     difference = trim["largest_difference_of_logits"]
-    if difference:
-        logits = f"logits differ by {difference:.1g} at most"
-    else:
-        logits = "logits equal to the last bit"
+    unequal = f"logits differ by {difference:.1g} at most"
+    logits = unequal if difference else "logits equal to the last bit"
     held_out = extend["scores"][0]
     learnt = read("supertokens.json")["texts"][0]["sizes"][-1]
     share = next(one for one in learnt["with"] if one["share"] == 0.2)
