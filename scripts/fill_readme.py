@@ -195,7 +195,7 @@ CUTS = {
 
 def anatomy() -> str:
     """Where the demo's model loses, on each of its texts."""
-    scores = read("demo.json")["scores"]
+    scores = read("anatomy.json")["models"][1]["texts"]
     largest = [max(one["excess"] for one in score["anatomy"]["by_cut"]) for score in scores]
     rows = []
     for place, (name, words) in enumerate(CUTS.items()):

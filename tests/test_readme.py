@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from tokensurgeon.cli.app import main
 from tokensurgeon.methods.registry import METHODS
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "scripts" / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
@@ -91,3 +93,34 @@ def test_pictures_in_the_readme_exist():
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
     assert pictures
     assert all((ROOT / picture).is_file() for picture in pictures)
+
+
+@pytest.fixture(scope="module")
+def filled():
+    """The README with its measured tables written anew."""
+    return runpy.run_path(str(ROOT / "scripts" / "fill_readme.py"))["fill"](README)
+
+
+def test_measured_tables_are_what_benchmarks_wrote(filled):
+    assert filled == README
+
+
+def test_figures_in_the_text_are_figures_of_results_or_of_a_table():
+    tables = re.findall(r"<!-- ([\w-]+):start -->(.*?)<!-- \1:end -->", README, flags=re.DOTALL)
+    results = [path.read_text(encoding="utf-8") for path in RESULTS.iterdir()]
+    measured = {
+        float(figure.replace(",", ""))
+        for text in [*results, *(table for _, table in tables)]
+        for figure in re.findall(r"\d[\d,]*\.\d+(?:e-?\d+)?", text)
+    }
+    for figure in prose_figures():
+        digits = len(figure.partition(".")[2])
+        assert any(f"{known:.{digits}f}" == figure for known in measured), f"{figure} was measured nowhere"
+
+
+def prose_figures() -> list[str]:
+    """Fractions in what people wrote: no code, no links, no tables of benchmarks, no versions."""
+    text = re.sub(r"<!-- ([\w-]+):start -->.*?<!-- \1:end -->", "", README, flags=re.DOTALL)
+    text = re.sub(r"^```.*?^```$|`[^`]*`|\]\([^)]*\)", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"arXiv:[\d.]+|(Python|mergekit|transformers|Apache)[ -][\w-]*\s*[\d.]+", "", text)
+    return re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", text)
