@@ -20,7 +20,7 @@ from tokensurgeon.edits.lossless import compare, unreachable
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.healing import Healing
 from tokensurgeon.hidden_anchors import Hidden, row_errors
-from tokensurgeon.notices import Notice
+from tokensurgeon.notices import Notice, some_tokens
 from tokensurgeon.plan import Plan
 from tokensurgeon.quality import judge_rows
 from tokensurgeon.report import model as r
@@ -397,7 +397,7 @@ def _tokenizer_notices(plan: Plan, traits: r.TokenizerTraits) -> Iterable[Notice
         match.target.tokens[i].text for i, p in zip(plan.wanted, plan.pieces, strict=True) if not p.exact
     ]
     if inexact:
-        yield Notice("TS013", f"{len(inexact)} tokens, such as {inexact[:3]}")
+        yield Notice("TS013", some_tokens(inexact))
     if "tokenizer.json" in plan.copied_files and "tekken.json" in plan.copied_files:
         yield Notice("TS014", "tokenizer.json and tekken.json; which one is used depends on the reader")
 
@@ -406,8 +406,7 @@ def _row_notices(plan: Plan, tensors: list[NewTensor]) -> Iterable[Notice]:
     main = tensors[0]
     fallback = sorted(_made_by_fallback(plan, tensors))
     if fallback:
-        names = [plan.match.target.tokens[index].text for index in fallback[:3]]
-        yield Notice("TS003", f"{len(fallback)} tokens, such as {names}")
+        yield Notice("TS003", some_tokens([plan.match.target.tokens[index].text for index in fallback]))
     repeated = _repeated(main)
     if repeated:
         yield Notice("TS010", f"{repeated} of {len(main.made_by)} made rows repeat another")

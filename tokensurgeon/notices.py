@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokensurgeon.codes import CODES
+
+# Tokens that a warning names.
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -24,3 +28,15 @@ class Notice:
         """Title and detail."""
         title = CODES[self.code].title
         return f"{title}: {self.detail}" if self.detail else title
+
+
+def some_tokens(texts: Sequence[str]) -> str:
+    """How many tokens a warning is about, and the first of them.
+
+    Args:
+        texts: Their text, at least one.
+
+    Returns:
+        As in ``16 tokens, such as '<file_sep>', '<gh_stars>'``; quoted, as tokens may be white space.
+    """
+    return f"{len(texts):,} tokens, such as {', '.join(map(repr, texts[:_NAMED]))}"

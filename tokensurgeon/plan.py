@@ -27,7 +27,7 @@ from tokensurgeon.evaluation.draft import Side, judge_draft, load_side, make_sid
 from tokensurgeon.inputs import Inputs, read_inputs
 from tokensurgeon.methods.params import Cost
 from tokensurgeon.methods.registry import find_method
-from tokensurgeon.notices import Notice
+from tokensurgeon.notices import Notice, some_tokens
 from tokensurgeon.recipe.schema import Auto, Recipe, RowMultiple
 from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.decompose import Pieces, decompose
@@ -398,7 +398,7 @@ def _drop_rowless(base: Vocabulary, rows: int, notices: list[Notice]) -> Vocabul
     lost = [token.text for token in base if token.id >= rows]
     if not lost:
         return base
-    notices.append(Notice("TS016", f"{len(lost)} tokens, such as {sorted(lost)[:3]}"))
+    notices.append(Notice("TS016", some_tokens(sorted(lost))))
     kept = {index: token for index, token in base.tokens.items() if index < rows}
     return replace(base, tokens=kept, roles={r: i for r, i in base.roles.items() if i in kept})
 
@@ -446,8 +446,8 @@ def _unserved(
     spelt = {index for index in wanted if index in match.sources}
     beyond = [index for index in wanted if not known(index)]
     if beyond:
-        names = [match.target.tokens[index].text for index in beyond[:3]]
-        notices.append(Notice("TS003", f"{len(beyond)} tokens without a row in the donor, such as {names}"))
+        names = some_tokens([match.target.tokens[index].text for index in beyond])
+        notices.append(Notice("TS003", f"without a row in the donor: {names}"))
     return sorted({*spelt, *beyond})
 
 

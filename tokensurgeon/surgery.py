@@ -20,6 +20,7 @@ from tokensurgeon.methods.base import MethodContext, Side
 from tokensurgeon.methods.learnt import infinite_rows
 from tokensurgeon.methods.params import MeanParams, MethodParams, PiecesParams
 from tokensurgeon.methods.registry import find_method
+from tokensurgeon.notices import some_tokens
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import MadeRows, NewTensor
@@ -256,9 +257,9 @@ def _make_group(
 def _refuse_infinite_made(rows: Tensor, ids: list[int], plan: Plan, tensor: VocabTensor) -> None:
     bad = infinite_rows(rows).nonzero()[:, 0].tolist()
     if bad:
-        names = [plan.match.target.tokens[ids[row]].text for row in bad[:3]]
+        names = some_tokens([plan.match.target.tokens[ids[row]].text for row in bad])
         raise InputError(
-            f"{tensor.name}: {len(bad)} made rows are not finite in {tensor.ref.dtype}, as for {names}",
+            f"{tensor.name}: made rows are not finite in {tensor.ref.dtype}: those of {names}",
             "finite rows",
             "try another method, or a smaller k",
         )
