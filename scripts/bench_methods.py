@@ -1,14 +1,14 @@
-r"""Measure every method on a real pair, in both directions, and build the README's table.
+r"""Measure every method on a real pair, in both directions.
 
 A method makes the missing rows of one model given the other's tokenizer. Reported are bits per byte of texts
 under the model with those rows; the hidden-anchor error, ``|made - true|^2 / |true - mean|^2`` summed over a
 seeded sample of shared tokens that are treated as missing; processor seconds; and peak memory. Every method
 works in a process of its own. Finished figures are kept in a cache file, so that a long run can be stopped
-and continued::
+and continued; scripts/fill_readme.py makes a table of it::
 
     python scripts/bench_methods.py build/models/gemma3 build/models/smollm2 \
         --text english.txt --text math.txt --corpus build/texts/corpus.txt --encoder build/models/minilm \
-        --cache build/bench/methods.json --readme README.md
+        --cache scripts/results/methods.json
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from tokensurgeon.plan import Plan, make_plan
 from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.recipe.schema import Auto
 
-START, END = "<!-- methods-bench:start -->", "<!-- methods-bench:end -->"
 SEED = 0
 
 # Takes over rows of another version of the base; the donors of this pair are none.
@@ -78,7 +77,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--skip", action="append", default=[], help="LABEL, or DIRECTION:LABEL with 1 or 2")
     parser.add_argument("--cache", type=Path, default=Path("bench_methods.json"))
     parser.add_argument("--plot", type=Path, help="PNG: bits per byte by processor seconds")
-    parser.add_argument("--readme", type=Path, help=f"file whose block {START} ... {END} is replaced")
     return parser.parse_args(arguments)
 
 
@@ -235,50 +233,6 @@ def replace_file(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def make_table(direction: int, options: argparse.Namespace, cache: dict[str, Any]) -> str:
-    """Markdown of one direction, the lowest mean of bits per byte first; bold is best in its column."""
-    base, donor = options.models if direction == 1 else options.models[::-1]
-    texts = list(read_texts(options.text, options.max_bytes))
-    prefix = f"{direction}:"
-    found = {
-        key.removeprefix(prefix): entry
-        for key, entry in cache.items()
-        if key.startswith(prefix) and key != f"{prefix}base" and "failed" not in entry
-    }
-    order = sorted(found, key=lambda label: sum(found[label]["bits"][text] for text in texts))
-    best = {text: min(round(entry["bits"][text], 3) for entry in found.values()) for text in texts}
-    lines = [
-        f"<details><summary><b>{base.name} with the tokenizer of {donor.name}</b></summary>",
-        "",
-        f"| method | {' | '.join(texts)} | hidden-anchor error | made | CPU seconds | GB |",
-        f"|---|{'---:|' * (len(texts) + 4)}",
-        f"| (base, own tokenizer) | {_bits(cache[f'{prefix}base']['bits'], texts, {})} | | | | |",
-    ]
-    for label in order:
-        entry = found[label]
-        made = entry["made"]
-        name = entry["settled"]["name"] if label == "auto" else label.split(",")[0]
-        own = made.get(name, 0)
-        lines.append(
-            f"| {_name(label)} | {_bits(entry['bits'], texts, best)} | {entry['hidden_error']:.3f} "
-            f"| {own / sum(made.values()):.0%} | {entry['seconds']:.0f} | {entry['gigabytes']:.1f} |"
-        )
-    return "\n".join([*lines, "", "</details>"])
-
-
-def _name(label: str) -> str:
-    method, comma, rest = label.partition(",")
-    return f"`{method}`{comma}{rest}"
-
-
-def _bits(bits: dict[str, float], texts: list[str], best: dict[str, float]) -> str:
-    cells = [f"{bits[text]:.3f}" for text in texts]
-    return " | ".join(
-        f"**{cell}**" if best.get(text) == float(cell) else cell
-        for cell, text in zip(cells, texts, strict=True)
-    )
-
-
 def draw(directions: list[int], options: argparse.Namespace, cache: dict[str, Any]) -> None:
     """Plot every method's mean of bits per byte by its processor seconds, a panel for each direction.
 
@@ -315,31 +269,16 @@ def draw(directions: list[int], options: argparse.Namespace, cache: dict[str, An
     figure.savefig(options.plot, dpi=110)
 
 
-def fill_block(readme: Path, table: str) -> None:
-    """Replace what stands between the two marks."""
-    text = readme.read_text(encoding="utf-8")
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        sys.exit(f"{readme}: no block {START} ... {END}")
-    replace_file(readme, f"{before}{START}\n{table}\n{END}{after}")
-
-
 def main(arguments: list[str]) -> None:
-    """Measure both directions and write the tables."""
+    """Measure both directions and draw them."""
     options = parse_arguments(arguments)
     console.setup_logging()
     options.cache.parent.mkdir(parents=True, exist_ok=True)
     cache = json.loads(options.cache.read_text(encoding="utf-8")) if options.cache.is_file() else {}
     for direction in options.direction or (1, 2):
         measure(direction, options, cache)
-    known = [direction for direction in (1, 2) if f"{direction}:base" in cache]
-    tables = "\n\n".join(make_table(direction, options, cache) for direction in known)
-    print(tables)
     if options.plot:
-        draw(known, options, cache)
-    if options.readme:
-        fill_block(options.readme, tables)
+        draw([direction for direction in (1, 2) if f"{direction}:base" in cache], options, cache)
 
 
 if __name__ == "__main__":

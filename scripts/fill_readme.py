@@ -102,6 +102,31 @@ def _best(bits: float, best: float) -> str:
     return f"**{cell}**" if float(cell) == best else cell
 
 
+HIDDEN = {"omp": "`omp`, k = 64", "affomp": "`affomp`, k = 8", "head": "the same, `head_fit: 0.35`"}
+
+
+def hidden() -> str:
+    """What methods lose on tokens that were hidden, on each text of the GPU run."""
+    lines = (RESULTS / "lessons-gpu.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line) for line in lines]
+    rows = []
+    for direction, pair in ((1, "Gemma 3, rows from SmolLM2"), (2, "SmolLM2, rows from Gemma 3")):
+        mine = [event for event in events if event.get("direction") == direction]
+        base = next(event["bits"] for event in mine if event["kind"] == "base")
+        found = {event["name"]: event["bits"] for event in mine if event["kind"] == "hidden"}
+        lost = {name: {text: found[name][text] - base[text] for text in base} for name in HIDDEN}
+        least = {text: min(values[text] for values in lost.values()) for text in base}
+        for name, words in HIDDEN.items():
+            cells = [_lost(lost[name][text], least[text]) for text in base]
+            saved = sum(1 - lost[name][text] / lost["omp"][text] for text in base) / len(base)
+            rows.append([f"{pair}: {words}", *cells, "" if name == "omp" else f"{saved:.0%}"])
+    return table(["", *base, "of `omp`'s loss saved"], rows)
+
+
+def _lost(bits: float, least: float) -> str:
+    return f"**{bits:.4f}**" if bits == least else f"{bits:.4f}"
+
+
 SOLVERS = {
     "product torch.float32": "float32 product with all anchors at every step, and nothing else",
     "mergekit": "mergekit 0.1.5 `batch_omp`",
@@ -232,6 +257,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "quality": quality,
     "omp": lambda: solvers("omp.json"),
     "omp-gpu": lambda: solvers("omp-gpu.json"),
+    "hidden": hidden,
     "methods-bench": methods,
     "edits": edits,
     "anatomy": anatomy,
