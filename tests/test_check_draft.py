@@ -131,6 +131,13 @@ def test_transplant_makes_a_draft_that_every_engine_takes(call, served, small, t
     assert "speculative-decoding" in (output / "README.md").read_text()
 
 
+@pytest.mark.parametrize("kind", ["bert", "t5"])
+def test_what_writes_no_text_is_not_judged_as_a_draft(call, make_model, wordpiece, served, tmp_path, kind):
+    base = make_model(kind, wordpiece)
+    assert call("transplant", base, served, tmp_path / "out", "--method", "pieces")[0] == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["draft"] is None
+
+
 def test_a_recipe_without_a_target_takes_that_of_the_model_to_match(call, served, small, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(

@@ -35,6 +35,7 @@ from tokensurgeon.device import available_memory, find_device
 from tokensurgeon.edits.chain import EditedTokenizer, dump_id_map, edit_tokenizer
 from tokensurgeon.errors import InputError, PolicyError, ResourceError, VerificationError
 from tokensurgeon.evaluation.draft import Verdict, judge_draft, load_side, refuse_unfit
+from tokensurgeon.evaluation.loading import check_architecture
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.evidence import foresee_notices, gather_evidence
 from tokensurgeon.healing import check_healing, heal_rows
@@ -407,9 +408,12 @@ def _judge(plan: Plan, stage: Path) -> DraftSummary | None:
         logger.info("As a draft of %s: %s", served, told)
         refuse_unfit(verdicts, served)
         return _tell_draft(plan.recipe.match_vocab_of.path, verdicts, asked=True)
-    encodes = any(name.endswith("ForMaskedLM") for name in plan.config.get("architectures") or ())
-    if encodes or plan.edited is not None or plan.inputs.target == plan.inputs.base:
+    if plan.edited is not None or plan.inputs.target == plan.inputs.base:
         return None
+    try:
+        check_architecture("the base", plan.config.get("architectures"), plan.config.get("auto_map"))
+    except InputError:
+        return None  # it writes no text
     try:
         target = load_side(plan.inputs.target, None if plan.rewritten else plan.match.target)
     except InputError:
