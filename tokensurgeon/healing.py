@@ -1,4 +1,6 @@
-"""Made rows trained through the base's frozen body: what trains, on which texts, and what came of it.
+"""Rows trained through the base's body: what trains, on which texts, and what came of it.
+
+The body is frozen, but for low-rank changes of it where the recipe wants them; those end in its weights.
 
 The teacher is the base with its own tokenizer, and so is whoever writes the texts where the recipe brings
 none. Of a transplant that is healed as it is, the teacher is the base of that transplant.
@@ -8,8 +10,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +25,7 @@ from torch import Tensor
 from tokensurgeon.adjust import load_target_tokenizer
 from tokensurgeon.batches import Batches
 from tokensurgeon.checkpoint.expectation import MADE, load_expectation, row_digests
+from tokensurgeon.checkpoint.index import TensorRef
 from tokensurgeon.checkpoint.layout import TensorRole
 from tokensurgeon.checkpoint.reader import map_tensor
 from tokensurgeon.console import logger
@@ -38,6 +43,7 @@ from tokensurgeon.solvers.dictionary import fast_dtype
 from tokensurgeon.solvers.omp import is_out_of_memory
 from tokensurgeon.training.corpus import check_corpus, read_pieces
 from tokensurgeon.training.heal import Healed, Healer, Settings, Table, fingerprint
+from tokensurgeon.training.lora import Adapters, inject_adapters
 from tokensurgeon.training.objectives import (
     Body,
     ChunkLikelihood,
@@ -51,8 +57,8 @@ from tokensurgeon.vocab.vocabulary import load_vocabulary
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-# Logits, their gradient and the softmax between them.
-_BYTES_A_LOGIT = 12
+# Logits and their gradient.
+_BYTES_A_LOGIT = 8
 _LEAST_PART, _MOST_PART = 64, 2048
 # Held-out text is scored ten times in a run.
 _MOST_HELD_OUT = 4
@@ -70,6 +76,8 @@ class Healing:
         held_out: Texts to judge by.
         tokens: Tokens of the output in the texts to learn from.
         teacher_bits: Bits per byte of the texts to judge by, read by the teacher with its own tokenizer.
+        body: How body tensors change, by name: from what the base holds to what the output holds.
+        parameters: That trained in the body.
     """
 
     tensors: list[NewTensor]
@@ -79,6 +87,8 @@ class Healing:
     held_out: int = 0
     tokens: int = 0
     teacher_bits: float = 0.0
+    body: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    parameters: int = 0
 
 
 def check_healing(plan: Plan) -> None:
@@ -97,6 +107,10 @@ def check_healing(plan: Plan) -> None:
     check_corpus([Path(path).expanduser() for path in rules.corpus])
     if any(tensor.role is TensorRole.PER_LAYER for tensor in plan.inputs.layout.tensors):
         raise InputError("heal, for a base with a per-layer table", "a base that can be run with other rows")
+    if rules.lora is not None and find_spec("peft") is None:
+        raise RecipeError(
+            "heal.lora needs peft, which is not installed", next_step="pip install 'tokensurgeon[lora]'"
+        )
     if plan.inputs.teacher is None:
         return
     if not plan.is_identity or plan.recipe.untie:
@@ -141,7 +155,7 @@ def heal_rows(
         return Healing(tensors)
     free = {new.tensor.name: _free_ids(plan, new) for new in tensors if _may_train(plan, new)}
     free = {name: ids for name, ids in free.items() if ids}
-    if not free:
+    if not free and rules.lora is None:
         return _unchanged(plan, tensors, "no row was made")
     student = Body(_in_fast_dtype(resources.reload_body()), rules.layer)
     teachers, teacher = _find_teacher(plan, resources, student)
@@ -158,16 +172,21 @@ def heal_rows(
     if rules.checkpointing:
         student.checkpoint()
     tables, fixed = _tables(plan, tensors, free, student)
-    settings = _settings(plan, max(len(new.data) for new in tensors))
+    layers, adapters = _adapt(plan, student)
+    settings = _settings(plan, max(len(new.data) for new in tensors), _width(teacher))
     folder = None
     if plan.recipe.runtime.work_dir is not None:
         facts = (rules, settings, resources.digest, teachers.digest, torch.__version__)
-        name = fingerprint(list(tables.values()), [*examples, *held_out], facts)
+        name = fingerprint(list(tables.values()), [*examples, *held_out], facts, adapters)
         folder = batches.folder(f"heal-{name}")
     count = sum(map(len, free.values()))
-    logger.info("Healing %d rows by %s on %d texts", count, rules.objective, len(examples))
+    logger.info(
+        "Healing %d rows and %d layers by %s on %d texts", count, len(layers), rules.objective, len(examples)
+    )
     objective = _objective(rules, teacher)
-    healer = Healer(student, list(tables.values()), fixed, objective, settings, processes, folder)
+    healer = Healer(
+        student, list(tables.values()), fixed, objective, settings, processes, folder, adapters=adapters
+    )
     try:
         told = healer.train(examples, held_out)
     except (RuntimeError, MemoryError) as error:
@@ -184,9 +203,12 @@ def heal_rows(
         healed = _follow_twins([_healed(plan, new, tables.get(new.tensor.name), told) for new in tensors])
     else:
         healed = _unchanged(plan, tensors, _gain(told)).tensors
+    changed = adapters is not None and told.best_step > 0
     return Healing(
         tensors=healed,
         told=told,
+        body={ref: partial(adapters.merge, layer) for layer, ref in layers.items()} if changed else {},
+        parameters=sum(leaf.numel() for leaf in adapters.leaves) if adapters is not None else 0,
         rows=count,
         texts=len(examples),
         held_out=len(held_out),
@@ -292,10 +314,52 @@ def _objective(rules: HealRules, teacher: Body) -> Objective:
     return TokenDistillation(teacher, rules.alpha)
 
 
-def _settings(plan: Plan, rows: int) -> Settings:
+def _adapt(plan: Plan, student: Body) -> tuple[dict[str, str], Adapters | None]:
+    """The adapters of a recipe, and the body tensor that each layer's weight is, by the layer's name."""
+    rules = plan.recipe.heal
+    assert rules is not None
+    lora = rules.lora
+    if lora is None:
+        return {}, None
+    layers = inject_adapters(student.model, lora.rank, lora.alpha, lora.targets, plan.recipe.runtime.seed)
+    body = {
+        ref.name: ref
+        for ref in plan.inputs.base_index.tensors.values()
+        if ref.name not in plan.inputs.layout.names
+    }
+    refs = {name: _stored_as(name, layer.weight, body) for name, layer in layers.items()}
+    stored = {name: map_tensor(ref) for name, ref in refs.items()}
+    return {name: ref.name for name, ref in refs.items()}, Adapters(layers, stored, lora.learning_rate)
+
+
+def _stored_as(layer: str, weight: Tensor, body: Mapping[str, TensorRef]) -> TensorRef:
+    """The body tensor that is a layer's weight: of equal contents, and name but for what stands before it.
+
+    Raises:
+        RecipeError: There is none: the loader puts the weight together from several, or takes it apart.
+    """
+    name = f".{layer}.weight"
+    for ref in body.values():
+        if not (f".{ref.name}".endswith(name) or name.endswith(f".{ref.name}")):
+            continue
+        if torch.equal(map_tensor(ref).to(weight.dtype), weight.cpu()):
+            return ref
+    raise RecipeError(
+        f"heal.lora: {layer} is no tensor of the checkpoint",
+        "layers whose weights are stored as they are used",
+        "name others in heal.lora.targets",
+    )
+
+
+def _width(teacher: Body) -> int:
+    """Rows of what the teacher writes with."""
+    return len(teacher.model.get_output_embeddings().weight)
+
+
+def _settings(plan: Plan, *widths: int) -> Settings:
     rules, runtime = plan.recipe.heal, plan.recipe.runtime
     assert rules is not None
-    fitting = int(runtime.memory_gb * 1e9 / (_BYTES_A_LOGIT * rows))
+    fitting = int(runtime.memory_gb * 1e9 / (_BYTES_A_LOGIT * max(widths)))
     return Settings(
         steps=rules.steps,
         minutes=rules.minutes,

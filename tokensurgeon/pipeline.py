@@ -38,7 +38,7 @@ from tokensurgeon.evaluation.draft import Verdict, judge_draft, load_side, refus
 from tokensurgeon.evaluation.loading import check_architecture
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.evidence import foresee_notices, gather_evidence
-from tokensurgeon.healing import check_healing, heal_rows
+from tokensurgeon.healing import Healing, check_healing, heal_rows
 from tokensurgeon.hidden_anchors import Hidden, hide_anchors, make_hidden
 from tokensurgeon.limits import refuse_costly, refuse_warned
 from tokensurgeon.methods.registry import find_method
@@ -130,8 +130,7 @@ def _produce(
         if plan.wanted:
             logger.info("Making %d rows with %s", len(plan.wanted), plan.method_names)
         healing = heal_rows(plan, operate(plan, batches, resources), resources, batches, processes)
-        tensors = healing.tensors
-        _write(plan, tensors, stage)
+        _write(plan, healing, stage)
         logger.info("Verifying")
         verification = verify_checkpoint(
             stage,
@@ -290,7 +289,8 @@ def _digest(plan: Plan, resources: FileResources) -> str:
     return " ".join([resources.digest, *tokenizers, *rewritten])
 
 
-def _write(plan: Plan, tensors: list[NewTensor], stage: Path) -> None:
+def _write(plan: Plan, healing: Healing, stage: Path) -> None:
+    tensors = healing.tensors
     for name, path in plan.copied_files.items():
         (stage / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, stage / name)
@@ -303,11 +303,13 @@ def _write(plan: Plan, tensors: list[NewTensor], stage: Path) -> None:
     replaced = {new.tensor.name: new.data for new in tensors}
     with progress("writing", plan.bytes_to_write, "bytes") as advance:
         link = plan.recipe.runtime.link
-        hashes = write_weights(plan.inputs.base_index, replaced, stage, advance, link=link)
+        hashes = write_weights(
+            plan.inputs.base_index, replaced, stage, advance, changed=healing.body, link=link
+        )
     for new in tensors:
         if new.factors_file is not None:
             _write_factors(new, stage / new.factors_file)
-    _expect(plan, tensors, hashes, stage).save(stage)
+    _expect(plan, healing, hashes, stage).save(stage)
 
 
 def _write_factors(new: NewTensor, path: Path) -> None:
@@ -322,8 +324,9 @@ def _write_factors(new: NewTensor, path: Path) -> None:
     save_file(factors, path, metadata={"format": "pt"})
 
 
-def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str], stage: Path) -> Expectation:
+def _expect(plan: Plan, healing: Healing, hashes: dict[str, str], stage: Path) -> Expectation:
     """What the output must be, from the base's own bytes and the target's own tokenizer."""
+    tensors = healing.tensors
     sources = {**plan.copied_files, **{name: stage / name for name in plan.rewritten}}
     stored = plan.inputs.base_index.tensors
     vocab = {}
@@ -365,6 +368,7 @@ def _expect(plan: Plan, tensors: list[NewTensor], hashes: dict[str, str], stage:
         untied=plan.inputs.untied,
         rewritten=sorted(plan.rewritten),
         base_pad=find_pad(plan.inputs.base_config),
+        trained=sorted(healing.body),
     )
 
 

@@ -30,7 +30,7 @@ class _Part(BaseModel):
 
 
 class BodyTensor(_Part):
-    """A tensor that must be as in the base.
+    """A tensor that must be as it was written: as in the base, or as training left it.
 
     Attributes:
         dtype: Stored dtype.
@@ -78,7 +78,7 @@ class Expectation(_Part):
         schema_version: Of this file.
         rows: Rows of the vocabulary tensors.
         bound: Highest token id plus one.
-        body: Body tensors by name.
+        body: All body tensors by name.
         vocab: Vocabulary tensors by name.
         files: SHA-256 of tokenizer files, by name; they are the target's but for those rewritten.
         probe: Texts and the ids that the raw tokenizer gives for them.
@@ -86,6 +86,7 @@ class Expectation(_Part):
         untied: Whether the lm_head was tied in the base and is not any more.
         rewritten: Names of the tokenizer files that differ from the target's.
         base_pad: The base's padding id, from which some classes count positions; None where it has none.
+        trained: Names of body tensors that training changed; those in ``body`` are as it left them.
     """
 
     schema_version: int = 1
@@ -99,6 +100,7 @@ class Expectation(_Part):
     untied: bool = False
     rewritten: list[str] = []
     base_pad: int | None = None
+    trained: list[str] = []
 
     @property
     def made(self) -> frozenset[int]:

@@ -131,7 +131,7 @@ def _check_body(subject: Subject) -> _Checks:
     if subject.expected is None:
         return
     tensors = subject.index.tensors
-    body, vocab = subject.expected.body, subject.expected.vocab
+    body, vocab, trained = subject.expected.body, subject.expected.vocab, set(subject.expected.trained)
     problems = [f"{name} missing" for name in [*body, *vocab] if name not in tensors]
     problems += [f"{name} unexpected" for name in tensors if name not in body and name not in vocab]
     refs = [ref for name, ref in tensors.items() if name in body]
@@ -142,8 +142,10 @@ def _check_body(subject: Subject) -> _Checks:
         if (ref.dtype, list(ref.shape)) != (want.dtype, want.shape):
             problems.append(f"{ref.name} is {ref.dtype} {list(ref.shape)}")
         elif digest != want.sha256:
-            problems.append(f"{ref.name} has other bytes than in the base")
-    yield "body", problems, f"{len(body)} tensors byte-identical to the base"
+            wanted = "training gave it" if ref.name in trained else "in the base"
+            problems.append(f"{ref.name} has other bytes than {wanted}")
+    same = f"{len(body) - len(trained)} tensors byte-identical to the base"
+    yield "body", problems, same + (f", {len(trained)} as they were trained" if trained else "")
 
 
 def _check_shapes(subject: Subject) -> _Checks:

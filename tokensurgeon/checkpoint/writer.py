@@ -1,6 +1,7 @@
 """Write a checkpoint beside its final place, then move it there in one rename.
 
-Body tensors are copied as bytes by the kernel; a shard without vocabulary tensors is copied whole. A run
+Body tensors are copied as bytes by the kernel, but for those that training changed, which are there one at a
+time; a shard without vocabulary tensors or changed ones is copied whole. A run
 that ends early, by an error or a kill, leaves no output directory.
 """
 
@@ -9,12 +10,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
+import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from tokensurgeon.checkpoint.configs import dump_config
 from tokensurgeon.checkpoint.index import INDEX_NAME, CheckpointIndex, Shard, TensorRef
-from tokensurgeon.checkpoint.reader import raw_bytes
+from tokensurgeon.checkpoint.reader import map_tensor, raw_bytes
 from tokensurgeon.checkpoint.stream import BUFFER, REFUSALS, copy_range, hash_tensor, worker_threads
 from tokensurgeon.console import Advance, no_progress
 from tokensurgeon.errors import PolicyError, ResourceError
@@ -202,6 +204,7 @@ def write_weights(
     stage: Path,
     advance: Advance = no_progress,
     *,
+    changed: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     link: bool = False,
 ) -> dict[str, str]:
     """Write all weights: vocabulary tensors from memory, everything else as the bytes it was.
@@ -211,22 +214,25 @@ def write_weights(
         replaced: New contents by tensor name, in the base's dtype and on the CPU; shapes may differ.
         stage: Directory to write into.
         advance: Called with the number of bytes written.
+        changed: Of other tensors that change, how: from the base's to one of the same dtype and shape.
         link: Whether shards without a replaced tensor share the base's file, where both are on one file
             system.
 
     Returns:
-        SHA-256 of every body tensor's bytes as read from the base, by name.
+        SHA-256 of every body tensor's bytes by name: as read from the base, or as made by ``changed``.
     """
+    changed = changed or {}
+    remade: dict[str, str] = {}
     digests: dict[str, Future[str]] = {}
     synced: list[Future[None]] = []
     with worker_threads() as threads:
         for shard in base.shards:
-            body = [ref for ref in shard.tensors if ref.name not in replaced]
+            body = [ref for ref in shard.tensors if ref.name not in replaced and ref.name not in changed]
             # Beside the copy of the same bytes, which are then read from disk once.
             digests |= {ref.name: threads.submit(hash_tensor, ref) for ref in body}
             path = stage / shard.path.name
             if len(body) < len(shard.tensors):
-                _rebuild(shard, replaced, path, advance)
+                remade |= _rebuild(shard, replaced, changed, path, advance)
             elif link and _link(shard.path, path):
                 for ref in body:
                     digests[ref.name].result()
@@ -238,7 +244,7 @@ def write_weights(
                 synced.append(threads.submit(_fsync, path))
         for future in synced:
             future.result()
-        hashes = {name: digest.result() for name, digest in digests.items()}
+        hashes = {name: digest.result() for name, digest in digests.items()} | remade
     if base.index is not None:
         (stage / INDEX_NAME).write_text(dump_config(_index(base, base.index, replaced)), encoding="utf-8")
     return hashes
@@ -280,16 +286,29 @@ def _copy(shard: Shard, path: Path, advance: Advance) -> None:
         copy_range(source, sink, 0, size, advance)
 
 
-def _rebuild(shard: Shard, replaced: Mapping[str, Tensor], path: Path, advance: Advance) -> None:
+def _rebuild(
+    shard: Shard,
+    replaced: Mapping[str, Tensor],
+    changed: Mapping[str, Callable[[Tensor], Tensor]],
+    path: Path,
+    advance: Advance,
+) -> dict[str, str]:
+    """Write a shard tensor by tensor; gives SHA-256 of the changed ones by name."""
+    digests = {}
     with shard.path.open("rb") as source, path.open("wb") as sink:
         sink.write(_header(shard, replaced))
         for ref in shard.tensors:
+            if ref.name not in replaced and ref.name not in changed:
+                copy_range(source, sink, ref.start, ref.nbytes, advance)
+                continue
             if ref.name in replaced:
                 data = raw_bytes(replaced[ref.name])
-                for start in range(0, len(data), BUFFER):
-                    advance(sink.write(data[start : start + BUFFER]))
             else:
-                copy_range(source, sink, ref.start, ref.nbytes, advance)
+                data = raw_bytes(changed[ref.name](map_tensor(ref)))
+                digests[ref.name] = hashlib.sha256(data).hexdigest()
+            for start in range(0, len(data), BUFFER):
+                advance(sink.write(data[start : start + BUFFER]))
+    return digests
 
 
 def _header(shard: Shard, replaced: Mapping[str, Tensor]) -> bytes:

@@ -295,8 +295,21 @@ class NewRowRules(_Part):
     )
 
 
+class LoraRules(_Part):
+    """Low-rank changes of linear layers that train beside rows, and are merged into their weights."""
+
+    rank: int = Field(16, ge=1, description="of every change")
+    alpha: float = Field(32.0, gt=0, description="over rank, what changes are multiplied with")
+    targets: tuple[str, ...] = Field(
+        (), description="endings of names of layers, such as q_proj; none: all linear layers but the lm_head"
+    )
+    learning_rate: float = Field(
+        1e-3, gt=0, description="the largest; rises and falls as the one of rows does"
+    )
+
+
 class HealRules(_Part):
-    """Minutes of training after rows are made; the body stays as it is."""
+    """Minutes of training after rows are made; the body stays as it is, unless there is ``lora``."""
 
     objective: Literal["chunk_likelihood", "token_distillation", "ntp"] = Field(
         "chunk_likelihood",
@@ -348,6 +361,9 @@ class HealRules(_Part):
         "leaves an lm_head as it is",
     )
     layer: int = Field(-1, description="token_distillation: whose hidden states; -1 is the last, 0 the rows")
+    lora: LoraRules | None = Field(
+        None, description="train low-rank changes of the body, too; null: the body stays as it is"
+    )
     checkpointing: bool = Field(False, description="compute activations twice instead of keeping them")
     teacher: Ref | None = Field(
         None, description="the base of an earlier transplant, when it is that transplant that is healed"

@@ -1,4 +1,6 @@
-"""Rows of a vocabulary trained through a frozen body, a few of them as a small parameter of their own.
+"""Rows of a vocabulary trained through a body, a few of them as a small parameter of their own.
+
+The body is frozen, but for adapters of its linear layers where there are some.
 
 A row is ``start + reach * move @ root``. With ``root`` a multiple of a square root of the covariance of the
 base's rows, and a cost of ``|move|^2 / 2`` beside the sum of all losses, the answer is the posterior mode for
@@ -27,11 +29,14 @@ from torch import Tensor
 from tokensurgeon.console import logger, progress
 from tokensurgeon.errors import InputError, ResourceError
 from tokensurgeon.parallel import Processes
+from tokensurgeon.training.lora import Adapters
 from tokensurgeon.training.objectives import Body, Example, NextToken, Objective
 
 _BETAS = (0.9, 0.99)
-# Keeps the step of a coordinate small whose gradient is.
+# Keeps the step of a coordinate of a row small whose gradient is.
 _DAMPING = 0.1
+# Of adapters no coordinate is more likely to be right than another.
+_ALMOST_NONE = 1e-8
 # The learning rate rises over one step in so many.
 _RISE = 10
 # Held-out text is scored so often in a run.
@@ -149,17 +154,18 @@ class Healed:
 
 
 class Healer:
-    """Trains tables of one student.
+    """Trains tables of one student, and its adapters.
 
     Args:
         student: The frozen body; reads with the tables.
-        tables: What trains.
+        tables: What trains; may be none where there are adapters.
         fixed: Other parameters that the student needs instead of its own, by name.
         objective: What for.
         settings: How.
         processes: Who shares the texts of a step.
         folder: Where the state is kept, so that a killed run goes on; None keeps nothing.
         clock: Seconds from any moment on.
+        adapters: Of the student's layers; None for none.
     """
 
     def __init__(
@@ -172,6 +178,7 @@ class Healer:
         processes: Processes | None = None,
         folder: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
+        adapters: Adapters | None = None,
     ) -> None:
         self._student = student
         self._tables = tables
@@ -181,11 +188,17 @@ class Healer:
         self._processes = processes or Processes()
         self._path = None if folder is None else folder / "heal.safetensors"
         self._clock = clock
-        self._moves = [table.moves for table in tables]
-        self._best = [moves.detach().clone() for moves in self._moves]
-        self._optimizer = torch.optim.Adam(
-            self._moves, settings.learning_rate, betas=_BETAS, eps=_DAMPING, foreach=False
-        )
+        self._adapters = adapters
+        moves = [table.moves for table in tables]
+        groups: list[dict[str, Any]] = []
+        if moves:
+            groups.append({"params": moves, "lr": settings.learning_rate, "eps": _DAMPING})
+        if adapters is not None:
+            groups.append({"params": adapters.leaves, "lr": adapters.learning_rate, "eps": _ALMOST_NONE})
+        self._leaves: list[Tensor] = [leaf for group in groups for leaf in group["params"]]
+        self._best = [leaf.detach().clone() for leaf in self._leaves]
+        self._peaks = [group["lr"] for group in groups]
+        self._optimizer = torch.optim.Adam(groups, betas=_BETAS, fused=True)
         self._told = Healed()
 
     def train(self, examples: Sequence[Example], held_out: Sequence[Example]) -> Healed:
@@ -209,6 +222,7 @@ class Healer:
         if not told.held_out:
             self._judge(held_out)
         batches = _batches(examples, self._settings)
+        self._objective.group(self._first_parts(examples))
         with progress("healing", self._settings.steps) as advance:
             for step, batch in enumerate(batches):
                 if step < told.steps:
@@ -228,9 +242,20 @@ class Healer:
                     self._save()
                 advance()
         with torch.no_grad():
-            for moves, best in zip(self._moves, self._best, strict=True):
-                moves.copy_(best)
+            for leaf, best in zip(self._leaves, self._best, strict=True):
+                leaf.copy_(best)
         return told
+
+    def _first_parts(self, examples: Sequence[Example]) -> list[list[Example]]:
+        """What is read at once while every text comes for the first time."""
+        parts: list[list[Example]] = []
+        left = len(examples)
+        batches = _batches(examples, self._settings)
+        while left:
+            batch = next(batches)
+            left -= len(batch)
+            parts += _parts(batch, self._settings.part_tokens)
+        return parts
 
     def _step(self, batch: Sequence[Example], total: int) -> bool:
         """Make one step; False, and nothing moved, if its loss or slope is no number."""
@@ -244,6 +269,8 @@ class Healer:
         tables = dict(self._fixed)
         for table, rows in zip(self._tables, used, strict=True):
             tables |= dict.fromkeys(table.names, rows)
+        if self._adapters is not None:
+            tables |= self._adapters.parameters()
         for part in parts[self._processes.rank :: self._processes.count]:
             found = self._objective.loss(self._student, tables, part)
             found.backward()
@@ -253,20 +280,21 @@ class Healer:
                 rows.backward(leaf.grad)
         items = max(sum(map(self._objective.items, batch)), 1)
         loss = self._share(loss) / items
-        good = math.isfinite(loss)
         for table in self._tables:
-            slope = table.moves.grad
-            assert slope is not None
+            assert table.moves.grad is not None
             # As if every text had been read, beside which a move has its cost.
-            slope *= total / items
+            table.moves.grad *= total / items
             if table.has_prior:
-                slope += table.moves.detach()
-            good = good and bool(slope.isfinite().all())
-        if not good:
+                table.moves.grad += table.moves.detach()
+        for leaf in self._adapters.leaves if self._adapters is not None else ():
+            assert leaf.grad is not None
+            leaf.grad /= items
+        slopes = [leaf.grad for leaf in self._leaves if leaf.grad is not None]
+        if not (math.isfinite(loss) and all(slope.isfinite().all() for slope in slopes)):
             return False
         rise = min(1.0, (told.steps + 1) * _RISE / settings.steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rise * (1 - told.steps / settings.steps)
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * rise * (1 - told.steps / settings.steps)
         self._optimizer.step()
         told.steps += 1
         told.losses.append(loss)
@@ -275,25 +303,27 @@ class Healer:
 
     def _share(self, loss: float) -> float:
         """Sum losses and slopes over all processes, in the order of their ranks."""
-        for moves in self._moves:
-            if moves.grad is None:
-                moves.grad = torch.zeros_like(moves)
+        for leaf in self._leaves:
+            if leaf.grad is None:
+                leaf.grad = torch.zeros_like(leaf)
         if self._processes.count == 1:
             return loss
         told = self._processes.exchange(
-            (loss, [moves.grad.cpu() for moves in self._moves if moves.grad is not None])
+            (loss, [leaf.grad.cpu() for leaf in self._leaves if leaf.grad is not None])
         )
-        for place, moves in enumerate(self._moves):
-            moves.grad = torch.stack([slopes[place] for _, slopes in told]).sum(dim=0).to(moves.device)
+        for place, leaf in enumerate(self._leaves):
+            leaf.grad = torch.stack([slopes[place] for _, slopes in told]).sum(dim=0).to(leaf.device)
         return sum(loss for loss, _ in told)
 
     @torch.no_grad()
     def _judge(self, held_out: Sequence[Example]) -> None:
-        """Score held-out text with the rows as a file will hold them, and keep them if it is read best."""
+        """Score held-out text with what a file will hold, and keep that if it is read best."""
         told = self._told
         tables = dict(self._fixed)
         for table in self._tables:
             tables |= dict.fromkeys(table.names, table.as_written())
+        if self._adapters is not None:
+            tables |= self._adapters.as_written()
         parts = _parts(held_out, self._settings.part_tokens)
         nats = [
             float(NextToken().loss(self._student, tables, part))
@@ -311,7 +341,7 @@ class Healer:
         logger.info("heal: step %d, %.4f bits per byte of held-out text", told.steps, bits)
         if bits < min(known, default=math.inf):
             told.best_step = told.steps
-            self._best = [moves.detach().clone() for moves in self._moves]
+            self._best = [leaf.detach().clone() for leaf in self._leaves]
         scores = [step for step, _ in told.held_out if step > told.best_step]
         if bits > _LOST * told.before:
             told.ended = "diverged"
@@ -322,9 +352,9 @@ class Healer:
         if self._path is None or not self._processes.is_main:
             return
         tensors: dict[str, Tensor] = {}
-        for place, (moves, best) in enumerate(zip(self._moves, self._best, strict=True)):
-            state = self._optimizer.state[moves]
-            tensors |= {f"{place}.moves": moves.detach(), f"{place}.best": best}
+        for place, (leaf, best) in enumerate(zip(self._leaves, self._best, strict=True)):
+            state = self._optimizer.state[leaf]
+            tensors |= {f"{place}.leaf": leaf.detach(), f"{place}.best": best}
             tensors |= {f"{place}.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "step")}
         unfinished = self._path.with_suffix(f".{os.getpid()}")
         try:
@@ -347,28 +377,29 @@ class Healer:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except SafetensorError:
             return None
-        for place, moves in enumerate(self._moves):
+        for place, leaf in enumerate(self._leaves):
             mine = {
                 key.partition(".")[2]: part for key, part in tensors.items() if key.startswith(f"{place}.")
             }
             with torch.no_grad():
-                moves.copy_(mine.pop("moves"))
-            self._best[place] = mine.pop("best").to(moves.device)
-            self._optimizer.state[moves] = {
-                key: part if key == "step" else part.to(moves.device) for key, part in mine.items()
-            }
+                leaf.copy_(mine.pop("leaf"))
+            self._best[place] = mine.pop("best").to(leaf.device)
+            self._optimizer.state[leaf] = {key: part.to(leaf.device) for key, part in mine.items()}
         logger.info("heal: goes on after step %d", told["steps"])
         told["held_out"] = [(step, bits) for step, bits in told["held_out"]]
         return Healed(**told)
 
 
-def fingerprint(tables: Sequence[Table], examples: Sequence[Example], facts: object) -> str:
+def fingerprint(
+    tables: Sequence[Table], examples: Sequence[Example], facts: object, adapters: Adapters | None = None
+) -> str:
     """A digest of what a state depends on.
 
     Args:
         tables: What trains, at its start.
         examples: All texts.
         facts: Whatever else, with a stable ``repr``.
+        adapters: What trains of the body, at its start.
 
     Returns:
         Letters and digits.
@@ -377,6 +408,8 @@ def fingerprint(tables: Sequence[Table], examples: Sequence[Example], facts: obj
     for table in tables:
         for part in (table.free, table.full().detach()):
             digest.update(part.cpu().numpy().tobytes())
+    for leaf in adapters.leaves if adapters is not None else ():
+        digest.update(leaf.detach().cpu().numpy().tobytes())
     for example in examples:
         digest.update(example.ids.numpy().tobytes())
         digest.update(example.teacher_ids.numpy().tobytes())

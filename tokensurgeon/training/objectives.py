@@ -7,12 +7,14 @@
 - K. Dobler et al., "Token Distillation: Attention-Aware Input Embeddings for New Tokens", arXiv:2505.20133:
   after a new token the student's hidden states shall be those of the teacher after its pieces.
 
-A teacher reads each text once, alone: what it says does not depend on the texts beside it.
+A teacher reads each text once. Which texts it reads beside each other is settled before the first is asked
+for: a run that goes on where a killed one was hears the same.
 """
 
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +23,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 _TEMPERATURE = 100.0
+# Logits that are there in float32 at once: few enough for a processor's cache.
+_LOGITS = 1 << 20
 # Log-probabilities stay this far below 0 after division by the temperature.
 _MARGIN = 1e-6
 
@@ -92,10 +95,10 @@ class Body:
             tables: Parameters to use instead of the model's own, by name.
 
         Returns:
-            ``(texts, longest - 1, V)`` float32 logits of every token but the first.
+            ``(texts, longest - 1, V)`` logits of every token but the first, in the dtype of the weights.
         """
         logits: Tensor = self._read([ids[:-1] for ids in texts], tables).logits
-        return logits.float()
+        return logits
 
     def states(
         self, texts: Sequence[Tensor], tables: Mapping[str, Tensor], logits: bool
@@ -108,24 +111,32 @@ class Body:
             logits: Whether they are needed, too.
 
         Returns:
-            ``(texts, longest, d)`` hidden states, and float32 logits of every token but the first or None.
+            ``(texts, longest, d)`` hidden states, and logits of every token but the first or None.
         """
         keep = {"logits_to_keep": 1} if self._keeps and not logits else {}
         told = self._read(texts, tables, output_hidden_states=True, **keep)
-        return told.hidden_states[self._layer], told.logits[:, :-1].float() if logits else None
+        return told.hidden_states[self._layer], told.logits[:, :-1] if logits else None
 
     def _read(self, texts: Sequence[Tensor], tables: Mapping[str, Tensor], **options: Any) -> Any:  # noqa: ANN401
         # On the right, where no real position of a causal model can see it.
         ids = pad_sequence(list(texts), batch_first=True).to(self.device)
         mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True).to(self.device)
         given = {"input_ids": ids, "attention_mask": mask, "use_cache": False, **options}
-        # Rows are float32 where they train.
-        cast = {name: rows.to(self.model.dtype) for name, rows in tables.items()}
-        return functional_call(self.model, cast, (), given, tie_weights=False)
+        # What trains is float32; tied ends are cast, and led back, once.
+        cast = {id(part): part.to(self.model.dtype) for part in tables.values()}
+        named = {name: cast[id(part)] for name, part in tables.items()}
+        return functional_call(self.model, named, (), given, tie_weights=False)
 
 
 class Objective(Protocol):
     """A loss that is a sum over what a text holds."""
+
+    def group(self, parts: Sequence[Sequence[Example]]) -> None:
+        """Settle which texts a teacher reads together.
+
+        Args:
+            parts: Groups of texts, best of like length; a text in none of them is read alone.
+        """
 
     def items(self, example: Example) -> int:
         """Number of summands that a text has."""
@@ -146,6 +157,9 @@ class Objective(Protocol):
 class NextToken:
     """Surprise at the next token, in nats."""
 
+    def group(self, parts: Sequence[Sequence[Example]]) -> None:
+        """Nothing to settle: there is no teacher."""
+
     def items(self, example: Example) -> int:
         """Number of summands that a text has."""
         return len(example.ids) - 1
@@ -156,8 +170,8 @@ class NextToken:
         return token_losses(student.logits(texts, tables), texts).sum()
 
 
-class ChunkLikelihood:
-    """How far the student's probability of a chunk is from the teacher's.
+class _Taught(ABC):
+    """An objective with a teacher, who reads every text once.
 
     Args:
         teacher: Reads with its own tables.
@@ -166,6 +180,31 @@ class ChunkLikelihood:
     def __init__(self, teacher: Body) -> None:
         self._teacher = teacher
         self._known: dict[Example, Tensor] = {}
+        self._beside: dict[Example, Sequence[Example]] = {}
+
+    def group(self, parts: Sequence[Sequence[Example]]) -> None:
+        """Settle which texts the teacher reads together."""
+        self._beside = {example: part for part in parts for example in part}
+
+    def _ask(self, example: Example) -> Tensor:
+        """What the teacher says of a text; what it says of those beside it is kept."""
+        if example not in self._known:
+            group = self._beside.get(example, [example])
+            with torch.no_grad():
+                self._known |= zip(group, self._listen(group), strict=True)
+        return self._known[example]
+
+    @abstractmethod
+    def _listen(self, examples: Sequence[Example]) -> list[Tensor]:
+        """Let the teacher read texts together, and tell what it says of each."""
+
+
+class ChunkLikelihood(_Taught):
+    """How far the student's probability of a chunk is from the teacher's.
+
+    Args:
+        teacher: Reads with its own tables.
+    """
 
     def items(self, example: Example) -> int:
         """Number of summands that a text has."""
@@ -181,17 +220,17 @@ class ChunkLikelihood:
             parts.append(chunk_losses(ours, self._ask(example)).sum())
         return torch.stack(parts).sum()
 
-    @torch.no_grad()
-    def _ask(self, example: Example) -> Tensor:
-        """``(c,)`` log-probabilities of the chunks by the teacher."""
-        if example not in self._known:
-            texts = [example.teacher_ids]
-            losses = token_losses(self._teacher.logits(texts, {}), texts)[0]
-            self._known[example] = _by_chunk(-losses, example.teacher_chunks, self.items(example))
-        return self._known[example]
+    def _listen(self, examples: Sequence[Example]) -> list[Tensor]:
+        """``(c,)`` log-probabilities of the chunks of each."""
+        texts = [example.teacher_ids for example in examples]
+        losses = token_losses(self._teacher.logits(texts, {}), texts)
+        return [
+            _by_chunk(-losses[row, : len(chunks := example.teacher_chunks)], chunks, self.items(example))
+            for row, example in enumerate(examples)
+        ]
 
 
-class TokenDistillation:
+class TokenDistillation(_Taught):
     """Squared distance of the student's states to the teacher's, 1 for states that are all zero.
 
     The states compared are those of a text from its first trained token on, wherever both have read the same.
@@ -202,9 +241,8 @@ class TokenDistillation:
     """
 
     def __init__(self, teacher: Body, alpha: float) -> None:
-        self._teacher = teacher
+        super().__init__(teacher)
         self._alpha = alpha
-        self._known: dict[Example, Tensor] = {}
 
     def items(self, example: Example) -> int:
         """Number of summands that a text has."""
@@ -225,29 +263,62 @@ class TokenDistillation:
         surprise = token_losses(logits, texts).sum()
         return distance + self._alpha * surprise * (distance / surprise).detach()
 
-    @torch.no_grad()
-    def _ask(self, example: Example) -> Tensor:
-        """``(a, d)`` states of the teacher, kept in main memory as they come."""
-        if example not in self._known:
-            states = self._teacher.states([example.teacher_ids], {}, logits=False)[0][0]
-            self._known[example] = states[example.teacher_places.to(states.device)].cpu()
-        return self._known[example]
+    def _listen(self, examples: Sequence[Example]) -> list[Tensor]:
+        """``(a, d)`` states of each, kept in main memory as they come."""
+        states = self._teacher.states([example.teacher_ids for example in examples], {}, logits=False)[0]
+        return [
+            states[row, example.teacher_places.to(states.device)].cpu()
+            for row, example in enumerate(examples)
+        ]
 
 
 def token_losses(logits: Tensor, texts: Sequence[Tensor]) -> Tensor:
     """Surprise at each token.
 
     Args:
-        logits: ``(texts, longest - 1, V)`` float32.
+        logits: ``(texts, longest - 1, V)``.
         texts: ``(n,)`` int64 tokens of each; the first is not predicted.
 
     Returns:
-        ``(texts, longest - 1)`` nats, 0 where a text has ended.
+        ``(texts, longest - 1)`` float32 nats, 0 where a text has ended.
     """
     following = pad_sequence([ids[1:] for ids in texts], batch_first=True, padding_value=-100)
     labels = following.to(logits.device)
-    losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
+    losses: Tensor = _Surprise.apply(logits.flatten(0, 1), labels.flatten())
     return losses.view(labels.shape)
+
+
+class _Surprise(torch.autograd.Function):
+    """Cross-entropy in float32 of logits in any dtype, a few places at a time.
+
+    Logits are by far the largest thing in memory: no copy of them is made but their slope.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: ANN401 - of autograd
+        places = _at_once(logits)
+        totals = torch.cat([part.float().logsumexp(dim=1) for part in logits.split(places)])
+        ctx.save_for_backward(logits, labels, totals)
+        chosen = logits.gather(1, labels.clamp(min=0)[:, None])[:, 0].float()
+        return torch.where(labels < 0, 0.0, totals - chosen)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401 - of autograd
+        logits, labels, totals = ctx.saved_tensors
+        slope = torch.where(labels < 0, 0.0, slope)
+        found = torch.empty_like(logits)
+        places = _at_once(logits)
+        parts = (part.split(places) for part in (logits, labels, totals, slope, found))
+        for some, chosen, total, steep, out in zip(*parts, strict=True):
+            shares = some.float().sub_(total[:, None]).exp_()
+            shares[torch.arange(len(some), device=some.device), chosen.clamp(min=0)] -= 1
+            out.copy_(shares.mul_(steep[:, None]))
+        return found, None
+
+
+def _at_once(logits: Tensor) -> int:
+    """Places whose probabilities are there in float32 together."""
+    return max(_LOGITS // logits.shape[1], 1)
 
 
 def chunk_losses(ours: Tensor, theirs: Tensor) -> Tensor:
