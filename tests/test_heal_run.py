@@ -2,13 +2,14 @@
 
 import filecmp
 import json
+import shutil
 import sys
 from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tokensurgeon import healing
 from tokensurgeon.batches import Batches
@@ -150,6 +151,134 @@ def test_all_rows_that_train_and_move_are_copies_no_more(document, plain, tmp_pa
     assert all(check.passed for check in verify_checkpoint(outcome.output, forward=False).checks)
 
 
+LORA = {"rank": 2, "learning_rate": 0.02}
+
+
+@pytest.fixture(scope="module")
+def adapted(document, folder):
+    return run(build_recipe(document(folder / "adapted", heal={"lora": LORA})))
+
+
+class TestLora:
+    def test_the_tensors_that_change_are_the_ones_that_are_told(self, plain, adapted):
+        before, after = weights(plain), weights(adapted)
+        trained = load_expectation(adapted.output).trained
+        assert len(trained) == 14
+        assert all("proj" in name for name in trained)
+        assert {name for name in before if not before[name].equal(after[name])} == {*trained, *NAMES}
+        assert all(before[name].dtype == after[name].dtype for name in before)
+        assert load_expectation(plain.output).trained == []
+
+    def test_the_files_read_as_training_said(self, document, adapted, tmp_path):
+        plan = make_plan(build_recipe(document(tmp_path / "none", heal={})))
+        resources = find_resources(plan)
+        texts = healing._Texts(plan, resources, [], 4096).read()
+        _, held_out = healing._divide(texts, plan.recipe.heal, 0)
+        body = healing.Body(healing._in_fast_dtype(resources.of_model(adapted.output).load_body()))
+        nats = sum(float(healing.NextToken().loss(body, {}, [text])) for text in held_out)
+        found = nats / sum(text.bytes for text in held_out) / 0.6931472
+        assert adapted.report.heal.after == pytest.approx(found, rel=2e-3)
+
+    def test_any_other_change_of_the_body_is_found(self, adapted, tmp_path):
+        expected = load_expectation(adapted.output)
+        checks = verify_checkpoint(adapted.output, forward=False).checks
+        assert all(check.passed for check in checks)
+        details = {check.name: check.detail for check in checks}
+        assert details["body"].endswith("tensors byte-identical to the base, 14 as they were trained")
+        kept = next(name for name in expected.body if name not in expected.trained)
+        for name, wanted in ((kept, "in the base"), (expected.trained[0], "training gave it")):
+            copy = tmp_path / name
+            shutil.copytree(adapted.output, copy)
+            tensors = load_file(copy / "model.safetensors")
+            tensors[name][0] += 1
+            save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+            found = {check.name: check.detail for check in verify_checkpoint(copy, forward=False).checks}
+            assert f"{name} has other bytes than {wanted}" in found["body"]
+
+    def test_the_report_tells_what_trained(self, adapted, healed):
+        told = adapted.report.heal
+        assert (told.layers, healed.report.heal.layers) == (14, 0)
+        assert told.parameters > 14
+        assert "rows and 14 layers of the body" in dict(summary_rows(adapted.report))["heal"]
+        assert "14 layers by changes of low rank" in render_html(adapted.report)
+        assert told.losses != healed.report.heal.losses
+
+    def test_a_killed_run_writes_what_a_whole_one_writes(self, document, adapted, tmp_path, monkeypatch):
+        recipe = document(tmp_path / "out", heal={"lora": LORA}, runtime={"work_dir": str(tmp_path / "work")})
+        save = Healer._save
+
+        def die(self):
+            save(self)
+            if self._told.steps == 2:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Healer, "_save", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(build_recipe(recipe))
+        monkeypatch.setattr(Healer, "_save", save)
+        again = run(build_recipe(recipe))
+        names = ["model.safetensors", "provenance.json", "report.json", "README.md"]
+        _, different, errors = filecmp.cmpfiles(adapted.output, again.output, names, shallow=False)
+        assert (different, errors) == ([], [])
+
+    def test_the_verb_trains_a_body_whose_teacher_is_another_model(
+        self, document, plain, corpus, tmp_path, monkeypatch
+    ):
+        words = ["heal", plain.output, document("nowhere")["base"], tmp_path / "out", "--lora", 2]
+        words += ["--corpus", corpus, "--steps", 3, "--json", "--set", "verify.forward=false"]
+        words += ["--set", "heal.lora.learning_rate=0.02"]
+        monkeypatch.setattr(sys, "argv", ["tokensurgeon", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        trained = load_expectation(tmp_path / "out").trained
+        before, after = weights(plain), load_file(tmp_path / "out" / "model.safetensors")
+        assert len(trained) == 14
+        assert {name for name in before if not before[name].equal(after[name])} == {*trained, *NAMES}
+
+    def test_a_body_that_gains_nothing_stays(self, made):
+        _, _, found = made("llama", learning_rate=1e4, lora=LORA)
+        assert found.told.best_step == 0
+        assert found.body == {}
+
+    @pytest.mark.parametrize(
+        "option", [{"rank": 3}, {"alpha": 1.0}, {"targets": ["q_proj"]}, {"learning_rate": 0.1}]
+    )
+    def test_no_option_is_ignored(self, option, made):
+        assert outcome_of(made("llama", lora={**LORA, **option})) != outcome_of(made("llama", lora=LORA))
+
+    @pytest.mark.parametrize("kind", ["gemma3", "gpt2", "phi"])
+    def test_layers_of_every_kind_of_model_are_found_in_its_files(self, kind, made):
+        _, _, found = made(kind, lora=LORA)
+        assert len(found.body) == found.layers > 3
+
+    def test_a_base_without_new_rows_may_train_its_body(self, document, tmp_path):
+        given = document(tmp_path / "out", heal={"lora": LORA})
+        given["target"] = given["base"]
+        outcome = run(build_recipe({**given, "method": "pieces"}))
+        assert outcome.report.heal.rows == 0
+        assert len(load_expectation(outcome.output).trained) == 14
+
+    def test_a_layer_that_is_not_stored_as_it_is_used_is_refused(self, made):
+        plan, _, _ = made("llama")
+        name, ref = next(
+            (name, ref)
+            for name, ref in plan.inputs.base_index.tensors.items()
+            if name.endswith("q_proj.weight")
+        )
+        layer, weight = name.removesuffix(".weight"), healing.map_tensor(ref)
+        assert healing._stored_as(layer, weight.bfloat16(), {name: ref}) is ref
+        assert healing._stored_as(f"wrapped.{layer}", weight, {name: ref}) is ref
+        for other, changed in ((layer, weight + 1), (layer.replace("q_proj", "p_proj"), weight)):
+            with pytest.raises(RecipeError, match=r"is no tensor of the checkpoint"):
+                healing._stored_as(other, changed, {name: ref})
+
+    def test_peft_is_asked_for_before_anything_is_made(self, document, tmp_path, monkeypatch):
+        monkeypatch.setattr(healing, "find_spec", lambda name: None)
+        with pytest.raises(RecipeError, match=r"pip install 'tokensurgeon\[lora\]'"):
+            preflight(build_recipe(document(tmp_path / "out", heal={"lora": LORA})), False)
+
+
 class TestVerb:
     def heal(self, monkeypatch, *words):
         monkeypatch.setattr(sys, "argv", ["tokensurgeon", "heal", *map(str, words)])
@@ -225,7 +354,7 @@ OPTIONS = {
 }
 DISTIL = {"alpha": 0.0, "layer": 1}
 # These have tests of their own.
-OTHERS = {"copied", "corpus", "texts", "patience", "checkpointing", "teacher"}
+OTHERS = {"copied", "corpus", "texts", "patience", "checkpointing", "teacher", "lora"}
 
 
 def outcome_of(given):

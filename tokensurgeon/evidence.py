@@ -138,6 +138,8 @@ def _heal(plan: Plan, healing: Healing, told: Healed) -> r.HealSummary:
         train=rules.train,
         corpus=list(rules.corpus),
         rows=healing.rows,
+        layers=healing.layers,
+        parameters=healing.parameters,
         texts=healing.texts,
         held_out_texts=healing.held_out,
         tokens=healing.tokens,

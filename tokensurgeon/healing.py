@@ -77,7 +77,8 @@ class Healing:
         tokens: Tokens of the output in the texts to learn from.
         teacher_bits: Bits per byte of the texts to judge by, read by the teacher with its own tokenizer.
         body: How body tensors change, by name: from what the base holds to what the output holds.
-        parameters: That trained in the body.
+        layers: Of the body, that trained.
+        parameters: That trained in them.
     """
 
     tensors: list[NewTensor]
@@ -88,6 +89,7 @@ class Healing:
     tokens: int = 0
     teacher_bits: float = 0.0
     body: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    layers: int = 0
     parameters: int = 0
 
 
@@ -208,6 +210,7 @@ def heal_rows(
         tensors=healed,
         told=told,
         body={ref: partial(adapters.merge, layer) for layer, ref in layers.items()} if changed else {},
+        layers=len(layers),
         parameters=sum(leaf.numel() for leaf in adapters.leaves) if adapters is not None else 0,
         rows=count,
         texts=len(examples),

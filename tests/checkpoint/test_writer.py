@@ -543,3 +543,17 @@ def test_free_space_is_that_of_the_nearest_existing_directory(tmp_path, monkeypa
     monkeypatch.setattr(writer.shutil, "disk_usage", usage)
     assert free_bytes(tmp_path / "a" / "b" / "out") == 123
     assert asked == [tmp_path]
+
+
+def test_changed_tensors_are_made_one_by_one_from_the_base_and_hashed_as_they_are_written(tmp_path, stage):
+    base = make_sharded(tmp_path / "base")
+    changed = {"scale": lambda stored: stored + 1}
+    hashes = write_weights(read_index(base), {}, stage, changed=changed)
+    assert (stage / "one.safetensors").read_bytes() == (base / "one.safetensors").read_bytes()
+    found = load_file(stage / "two.safetensors")
+    assert torch.equal(found["scale"], BODY["scale"] + 1)
+    assert found["scale"].dtype == BODY["scale"].dtype
+    assert torch.equal(found["codes"], BODY["codes"])
+    assert hashes.keys() == read_index(stage).tensors.keys()
+    for name, digest in hashes.items():
+        assert hash_tensor(read_index(stage).tensors[name]) == digest

@@ -42,6 +42,9 @@ def heal(
     train: Annotated[str | None, typer.Option(help="new or vocabulary.")] = None,
     steps: Annotated[int | None, typer.Option(help="At most so many.")] = None,
     minutes: Annotated[float | None, typer.Option(help="At most so long.")] = None,
+    lora: Annotated[
+        int | None, typer.Option(metavar="RANK", help="Train changes of the body of this rank, too.")
+    ] = None,
     text: Annotated[list[str] | None, typer.Option(help="Score this file in the report; repeatable.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
@@ -54,15 +57,20 @@ def heal(
     as_json: Json = False,
     force: Force = False,
 ) -> None:
-    """Train the rows that were made in TRANSPLANT, and write the result to OUT. The body stays as it is.
+    """Train the rows that were made in TRANSPLANT, and write the result to OUT.
+
+    The body stays as it is, unless --lora (heal.lora in a recipe) trains changes of low rank there, which are
+    merged into its weights.
 
     \b
     Examples:
       tokensurgeon heal out/ gemma-3-270m healed/ --corpus english.txt --minutes 10
+      tokensurgeon heal out/ gemma-3-270m healed/ --corpus english.txt --train vocabulary --lora 16
       tokensurgeon heal out/ gemma-3-270m healed/ --objective ntp --set heal.batch_tokens=8192
     """  # noqa: D301 - click wants the character, not its name
     asked = {"objective": objective, "corpus": corpus, "train": train, "steps": steps, "minutes": minutes}
     rules = {key: value for key, value in asked.items() if value is not None}
+    rules |= {} if lora is None else {"lora": {"rank": lora}}
     # No row is missing: the method makes none, and needs no donor.
     document: dict[str, Any] = {
         "base": transplant,

@@ -527,6 +527,8 @@ class HealSummary(_Part):
         train: ``new`` or ``vocabulary``.
         corpus: Files that were read; empty where the base wrote the texts.
         rows: Rows that trained, over all tensors.
+        layers: Layers of the body with a change of low rank that trained; 0 for a body that stayed as it was.
+        parameters: Of those changes.
         texts: Texts they learnt from.
         held_out_texts: Texts they were judged by.
         tokens: The output's tokens in the texts they learnt from.
@@ -545,6 +547,8 @@ class HealSummary(_Part):
     train: str
     corpus: list[str]
     rows: int
+    layers: int = 0
+    parameters: int = 0
     texts: int
     held_out_texts: int
     tokens: int

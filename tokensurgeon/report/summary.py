@@ -243,6 +243,8 @@ def heal_sentence(heal: HealSummary) -> str:
         Plain text on one line.
     """
     steps = f"{count(heal.steps)} steps, {count(heal.tokens_read)} tokens"
+    if heal.layers:
+        steps += f", rows and {count(heal.layers)} layers of the body"
     if not heal.best_step:
         return f"{heal.objective}, {steps}: held-out text was not read better, rows are as they were made"
     gain = f"{heal.before:.3f} -> {heal.after:.3f} bits per byte ({change(heal.before, heal.after)})"

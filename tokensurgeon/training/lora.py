@@ -7,6 +7,7 @@ adapter is peft's business.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,9 @@ def inject_adapters(
     from peft.tuners.lora import LoraLayer
 
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets) or "all-linear")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # Peft sees by itself which layers have their weight the other way round, and says so.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(config, model, _NAME)
