@@ -52,6 +52,8 @@ from tokensurgeon.training.objectives import (
     Objective,
     TokenDistillation,
 )
+from tokensurgeon.vocab.canonical import Kind
+from tokensurgeon.vocab.decompose import decompose
 from tokensurgeon.vocab.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
 # Logits and their gradient.
 _BYTES_A_LOGIT = 8
 _LEAST_PART, _MOST_PART = 64, 2048
+# Of the occurrences of a token, those of others that the teacher takes for it.
+_RARE = 0.02
 # Held-out text is scored ten times in a run.
 _MOST_HELD_OUT = 4
 
@@ -185,7 +189,7 @@ def heal_rows(
     logger.info(
         "Healing %d rows and %d layers by %s on %d texts", count, len(layers), rules.objective, len(examples)
     )
-    objective = _objective(rules, teacher)
+    objective = _objective(plan, teacher, examples)
     healer = Healer(
         student, list(tables.values()), fixed, objective, settings, processes, folder, adapters=adapters
     )
@@ -309,11 +313,14 @@ def _refuse_missing_layer(rules: HealRules, student: Body) -> None:
         )
 
 
-def _objective(rules: HealRules, teacher: Body) -> Objective:
+def _objective(plan: Plan, teacher: Body, examples: list[Example]) -> Objective:
+    rules = plan.recipe.heal
+    assert rules is not None
     if rules.objective == "ntp":
         return NextToken()
     if rules.objective == "chunk_likelihood":
-        return ChunkLikelihood(teacher)
+        firsts = _first_pieces(plan, _width(teacher), examples) if rules.expected else None
+        return ChunkLikelihood(teacher, firsts, rules.expected)
     return TokenDistillation(teacher, rules.alpha)
 
 
@@ -357,6 +364,34 @@ def _stored_as(layer: str, weight: Tensor, body: Mapping[str, TensorRef]) -> Ten
 def _width(teacher: Body) -> int:
     """Rows of what the teacher writes with."""
     return len(teacher.model.get_output_embeddings().weight)
+
+
+def _first_pieces(plan: Plan, rows: int, examples: list[Example]) -> Tensor:
+    """``(rows,)`` int64 target token that the text of each of the teacher's tokens begins with, or -1.
+
+    A target token that is no first piece of any has its mass where the teacher has that of its own first piece:
+    where it is not rare beside that one, nobody can tell them apart, and both are left out. So is white space,
+    which is cut by what follows it.
+    """
+    place, target = plan.inputs.teacher, plan.match.target
+    base = plan.match.base if place is None else load_vocabulary(place)
+    firsts = torch.full((rows,), -1)
+    for token in base.tokens.values():
+        if token.kind is not Kind.SPECIAL and token.data.strip() and token.id < rows:
+            pieces = decompose(token.data, target)
+            if pieces.exact:
+                firsts[token.id] = pieces.ids[0]
+    counts = Counter(index for example in examples for index in example.ids.tolist())
+    reached, hidden = set(firsts.tolist()), Counter[int]()
+    for index in counts.keys() - reached:
+        token = target.tokens.get(index)
+        if token is not None and token.kind is not Kind.SPECIAL:
+            pieces = decompose(token.data, base)
+            hidden.update({int(firsts[piece]): counts[index] for piece in pieces.ids[:1]})
+    unclear = [index for index, count in hidden.items() if count > _RARE * counts[index]]
+    unclear += [token.id for token in target.tokens.values() if not token.data.strip()]
+    firsts[torch.isin(firsts, torch.tensor(unclear))] = -1
+    return firsts
 
 
 def _settings(plan: Plan, *widths: int) -> Settings:

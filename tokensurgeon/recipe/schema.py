@@ -354,6 +354,12 @@ class HealRules(_Part):
     patience: int = Field(
         3, ge=1, description="it stops after so many scores of held-out text without a gain; a run has ten"
     )
+    expected: float = Field(
+        1.0,
+        ge=0,
+        description="chunk_likelihood: weight of what the base expects before every stretch, spelt in the "
+        "first pieces of its tokens; 0: only what comes counts",
+    )
     alpha: float = Field(
         1.0,
         ge=0,

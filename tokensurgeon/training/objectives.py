@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,8 +29,15 @@ from torch.utils.checkpoint import checkpoint
 _TEMPERATURE = 100.0
 # Logits that are there in float32 at once: few enough for a processor's cache.
 _LOGITS = 1 << 20
+# First pieces of what a teacher expects that are kept.
+_LIKELY = 32
+# Probability of all others, at least.
+_LEAST = 1e-6
 # Log-probabilities stay this far below 0 after division by the temperature.
 _MARGIN = 1e-6
+
+# What a teacher says of a text.
+Heard = TypeVar("Heard")
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +177,7 @@ class NextToken:
         return token_losses(student.logits(texts, tables), texts).sum()
 
 
-class _Taught(ABC):
+class _Taught(ABC, Generic[Heard]):
     """An objective with a teacher, who reads every text once.
 
     Args:
@@ -179,14 +186,14 @@ class _Taught(ABC):
 
     def __init__(self, teacher: Body) -> None:
         self._teacher = teacher
-        self._known: dict[Example, Tensor] = {}
+        self._known: dict[Example, Heard] = {}
         self._beside: dict[Example, Sequence[Example]] = {}
 
     def group(self, parts: Sequence[Sequence[Example]]) -> None:
         """Settle which texts the teacher reads together."""
         self._beside = {example: part for part in parts for example in part}
 
-    def _ask(self, example: Example) -> Tensor:
+    def _ask(self, example: Example) -> Heard:
         """What the teacher says of a text; what it says of those beside it is kept."""
         if example not in self._known:
             group = self._beside.get(example, [example])
@@ -195,16 +202,28 @@ class _Taught(ABC):
         return self._known[example]
 
     @abstractmethod
-    def _listen(self, examples: Sequence[Example]) -> list[Tensor]:
+    def _listen(self, examples: Sequence[Example]) -> list[Heard]:
         """Let the teacher read texts together, and tell what it says of each."""
 
 
-class ChunkLikelihood(_Taught):
-    """How far the student's probability of a chunk is from the teacher's.
+class ChunkLikelihood(_Taught[tuple[Tensor, Tensor, Tensor]]):
+    """How far the student's probability of a chunk is from the teacher's, and what else both expect there.
+
+    Before every chunk both have read the same. Whatever token the teacher expects, its first piece is what
+    the student should expect: the distance of those two distributions (Kullback-Leibler, in nats) over the
+    pieces that the teacher thinks likeliest, with all others as one.
 
     Args:
         teacher: Reads with its own tables.
+        firsts: ``(W,)`` int64, for each of the teacher's tokens the student's that its text begins with; -1
+            for one that has no place among the student's.
+        weight: Of what is expected, beside the probability of what comes.
     """
+
+    def __init__(self, teacher: Body, firsts: Tensor | None = None, weight: float = 0.0) -> None:
+        super().__init__(teacher)
+        self._firsts = None if firsts is None else firsts.to(teacher.device)
+        self._weight = weight if firsts is not None else 0.0
 
     def items(self, example: Example) -> int:
         """Number of summands that a text has."""
@@ -213,24 +232,55 @@ class ChunkLikelihood(_Taught):
     def loss(self, student: Body, tables: Mapping[str, Tensor], examples: Sequence[Example]) -> Tensor:
         """The loss of some texts, summed."""
         texts = [example.ids for example in examples]
-        losses = token_losses(student.logits(texts, tables), texts)
+        told = [self._ask(example) for example in examples]
+        logits = student.logits(texts, tables)
+        wanted = _following(texts, logits.device)
+        # What comes, and then what the teacher expects there.
+        asked = wanted.clamp(min=0)[..., None].repeat(1, 1, 1 + told[0][1].shape[1])
+        for row, (example, (_, likely, _)) in enumerate(zip(examples, told, strict=True)):
+            asked[row, _starts(example.chunks), 1:] = likely.to(asked.device)
+        found = log_shares(logits, asked)
         parts = []
-        for row, example in enumerate(examples):
-            ours = _by_chunk(-losses[row, : len(example.chunks)], example.chunks, self.items(example))
-            parts.append(chunk_losses(ours, self._ask(example)).sum())
+        for row, (example, (theirs, _, shares)) in enumerate(zip(examples, told, strict=True)):
+            ours = _by_chunk(found[row, : len(example.chunks), 0], example.chunks, self.items(example))
+            parts.append(chunk_losses(ours, theirs).sum())
+            if self._weight:
+                expected = found[row, _starts(example.chunks), 1:]
+                parts.append(self._weight * divergence(shares.to(expected.device), expected))
         return torch.stack(parts).sum()
 
-    def _listen(self, examples: Sequence[Example]) -> list[Tensor]:
-        """``(c,)`` log-probabilities of the chunks of each."""
+    def _listen(self, examples: Sequence[Example]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """``(c,)`` log-probabilities of chunks; before each of them ``(c, k)`` likely pieces, and shares."""
         texts = [example.teacher_ids for example in examples]
-        losses = token_losses(self._teacher.logits(texts, {}), texts)
-        return [
-            _by_chunk(-losses[row, : len(chunks := example.teacher_chunks)], chunks, self.items(example))
-            for row, example in enumerate(examples)
-        ]
+        logits = self._teacher.logits(texts, {})
+        losses = token_losses(logits, texts)
+        heard = []
+        for row, example in enumerate(examples):
+            chunks = example.teacher_chunks
+            theirs = _by_chunk(-losses[row, : len(chunks)], chunks, self.items(example))
+            likely, shares = self._expect(logits[row, _starts(chunks)])
+            heard.append((theirs, likely, shares))
+        return heard
+
+    def _expect(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """``(c, k)`` likeliest first pieces, and their probabilities."""
+        if not self._weight:
+            none = logits.new_empty(len(logits), 0)
+            return none.long(), none.float()
+        assert self._firsts is not None
+        # The last column is for what has no place.
+        count = int(self._firsts.max()) + 2
+        column = torch.where(self._firsts < 0, count - 1, self._firsts)
+        kept = []
+        for part in logits.split(_at_once(logits)):
+            shares = part.float().softmax(dim=1)
+            sums = shares.new_zeros(len(part), count).scatter_add_(1, column.expand_as(shares), shares)
+            best = sums[:, :-1].topk(min(_LIKELY, count - 1))
+            kept.append((best.indices, best.values))
+        return torch.cat([ids for ids, _ in kept]), torch.cat([values for _, values in kept])
 
 
-class TokenDistillation(_Taught):
+class TokenDistillation(_Taught[Tensor]):
     """Squared distance of the student's states to the teacher's, 1 for states that are all zero.
 
     The states compared are those of a text from its first trained token on, wherever both have read the same.
@@ -282,37 +332,70 @@ def token_losses(logits: Tensor, texts: Sequence[Tensor]) -> Tensor:
     Returns:
         ``(texts, longest - 1)`` float32 nats, 0 where a text has ended.
     """
-    following = pad_sequence([ids[1:] for ids in texts], batch_first=True, padding_value=-100)
-    labels = following.to(logits.device)
-    losses: Tensor = _Surprise.apply(logits.flatten(0, 1), labels.flatten())
-    return losses.view(labels.shape)
+    wanted = _following(texts, logits.device)
+    found = log_shares(logits, wanted.clamp(min=0)[..., None])[..., 0]
+    return torch.where(wanted < 0, 0.0, -found)
 
 
-class _Surprise(torch.autograd.Function):
-    """Cross-entropy in float32 of logits in any dtype, a few places at a time.
+def log_shares(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities of some tokens at each place.
+
+    Args:
+        logits: ``(..., V)`` in any dtype.
+        ids: ``(..., k)`` int64.
+
+    Returns:
+        ``(..., k)`` float32.
+    """
+    found: Tensor = _LogShares.apply(logits.flatten(0, -2), ids.flatten(0, -2))
+    return found.view(ids.shape)
+
+
+def divergence(shares: Tensor, ours: Tensor) -> Tensor:
+    """Kullback-Leibler divergence over some outcomes, with all others as one more; summed over places.
+
+    Args:
+        shares: ``(c, k)`` probabilities that are right.
+        ours: ``(c, k)`` log-probabilities that are judged.
+
+    Returns:
+        Nats, a number.
+    """
+    rest, other = ((1 - part.sum(dim=1)).clamp(min=_LEAST) for part in (shares, ours.exp()))
+    known = shares * (shares.clamp(min=1e-12).log() - ours)
+    return known.sum() + (rest * (rest.log() - other.log())).sum()
+
+
+def _following(texts: Sequence[Tensor], device: torch.device) -> Tensor:
+    """``(texts, longest - 1)`` tokens that are predicted, -100 where a text has ended."""
+    return pad_sequence([ids[1:] for ids in texts], batch_first=True, padding_value=-100).to(device)
+
+
+def _starts(chunks: Tensor) -> Tensor:
+    """``(c,)`` where each chunk has its first token."""
+    return torch.searchsorted(chunks, torch.arange(int(chunks.max()) + 1 if len(chunks) else 0))
+
+
+class _LogShares(torch.autograd.Function):
+    """Log-softmax in float32 of logits in any dtype, of some tokens, a few places at a time.
 
     Logits are by far the largest thing in memory: no copy of them is made but their slope.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: ANN401 - of autograd
-        places = _at_once(logits)
-        totals = torch.cat([part.float().logsumexp(dim=1) for part in logits.split(places)])
-        ctx.save_for_backward(logits, labels, totals)
-        chosen = logits.gather(1, labels.clamp(min=0)[:, None])[:, 0].float()
-        return torch.where(labels < 0, 0.0, totals - chosen)
+    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:  # noqa: ANN401 - of autograd
+        totals = torch.cat([part.float().logsumexp(dim=1) for part in logits.split(_at_once(logits))])
+        ctx.save_for_backward(logits, ids, totals)
+        return logits.gather(1, ids).float() - totals[:, None]
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401 - of autograd
-        logits, labels, totals = ctx.saved_tensors
-        slope = torch.where(labels < 0, 0.0, slope)
+        logits, ids, totals = ctx.saved_tensors
         found = torch.empty_like(logits)
-        places = _at_once(logits)
-        parts = (part.split(places) for part in (logits, labels, totals, slope, found))
+        parts = (part.split(_at_once(logits)) for part in (logits, ids, totals, slope, found))
         for some, chosen, total, steep, out in zip(*parts, strict=True):
             shares = some.float().sub_(total[:, None]).exp_()
-            shares[torch.arange(len(some), device=some.device), chosen.clamp(min=0)] -= 1
-            out.copy_(shares.mul_(steep[:, None]))
+            out.copy_(shares.mul_(-steep.sum(dim=1, keepdim=True)).scatter_add_(1, chosen, steep))
         return found, None
 
 
