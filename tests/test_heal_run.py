@@ -4,6 +4,7 @@ import filecmp
 import json
 import shutil
 import sys
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 
@@ -27,6 +28,8 @@ from tokensurgeon.report.html import render_html
 from tokensurgeon.report.summary import summary_rows
 from tokensurgeon.surgery import operate
 from tokensurgeon.training.heal import Healer
+from tokensurgeon.vocab.canonical import Kind
+from tokensurgeon.vocab.decompose import decompose
 
 TEXT = (
     "The quick brown fox jumps over the lazy dog; the dog sleeps under the old oak tree. 1 22 333 4444. été\n"
@@ -354,7 +357,7 @@ OPTIONS = {
 }
 DISTIL = {"alpha": 0.0, "layer": 1}
 # These have tests of their own.
-OTHERS = {"copied", "corpus", "texts", "patience", "checkpointing", "teacher", "lora"}
+OTHERS = {"copied", "corpus", "texts", "patience", "checkpointing", "teacher", "lora", "expected"}
 
 
 def outcome_of(given):
@@ -387,6 +390,32 @@ def test_copied_rows_move_as_little_as_they_are_thought_to_be_off(made):
 def test_no_option_of_token_distillation_is_ignored(option, made):
     distil = {"objective": "token_distillation"}
     assert outcome_of(made(**distil, **{option: DISTIL[option]})) != outcome_of(made(**distil))
+
+
+def test_what_the_base_expects_counts_as_much_as_it_is_told_to(made):
+    rules = {"objective": "chunk_likelihood"}
+    found = [outcome_of(made(**rules, expected=weight)) for weight in (0.0, 0.5, 1.0)]
+    assert found[0] != found[1] != found[2]
+
+
+def test_first_pieces_begin_the_tokens_of_the_base_and_hide_no_frequent_token(made):
+    plan, _, _ = made()
+    texts = healing._Texts(plan, find_resources(plan), [], 4096).read()
+    firsts = healing._first_pieces(plan, plan.match.base.bound, texts)
+    target, base = plan.match.target.tokens, plan.match.base.tokens
+    known = [
+        (base[index].data, target[first].data) for index, first in enumerate(firsts.tolist()) if first >= 0
+    ]
+    assert len(known) > 100
+    assert all(data.startswith(piece) and piece.strip() for data, piece in known)
+    # What is read where the base expects another piece is rare among what is left.
+    used = Counter(index for text in texts for index in text.ids.tolist())
+    for index in used.keys() - set(firsts.tolist()):
+        if target[index].kind is Kind.SPECIAL:
+            continue
+        pieces = decompose(target[index].data, plan.match.base).ids
+        piece = int(firsts[pieces[0]]) if pieces else -1
+        assert piece < 0 or used[index] <= 0.02 * used[piece]
 
 
 def test_checkpointing_changes_no_figure(made, monkeypatch):

@@ -369,9 +369,9 @@ def _width(teacher: Body) -> int:
 def _first_pieces(plan: Plan, rows: int, examples: list[Example]) -> Tensor:
     """``(rows,)`` int64 target token that the text of each of the teacher's tokens begins with, or -1.
 
-    A target token that is no first piece of any has its mass where the teacher has that of its own first piece:
-    where it is not rare beside that one, nobody can tell them apart, and both are left out. So is white space,
-    which is cut by what follows it.
+    A target token that is no first piece of any has its mass where the teacher's first piece of it has:
+    where it is not rare beside that one, nobody can tell them apart, and both are left out. So is white
+    space, which is cut by what follows it.
     """
     place, target = plan.inputs.teacher, plan.match.target
     base = plan.match.base if place is None else load_vocabulary(place)

@@ -1,16 +1,19 @@
 """Losses against slow transcriptions of their papers, and who reads what how often."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from small_heal import NAMES, NEW, make_table, make_teacher, make_text, make_texts, written
 
+from tokensurgeon.training import objectives
 from tokensurgeon.training.objectives import (
     ChunkLikelihood,
     NextToken,
     TokenDistillation,
     chunk_losses,
+    log_shares,
     token_losses,
 )
 
@@ -90,6 +93,75 @@ def test_the_slope_of_a_chunk_is_that_of_a_token_whatever_the_temperature():
     ours = torch.tensor([-4.0], requires_grad=True)
     chunk_losses(ours, torch.tensor([-2.0])).sum().backward()
     assert float(ours.grad) == pytest.approx(-1 + 2 / 4, abs=0.02)
+
+
+def test_what_the_teacher_expects_is_its_next_token_by_first_pieces(teacher, tables):
+    texts = make_texts(3)
+    firsts = torch.arange(40)
+    firsts[5], firsts[6], firsts[7] = 3, 3, -1  # two more begin as token 3 does, one has no place
+    plain, both = ChunkLikelihood(teacher), ChunkLikelihood(teacher, firsts, 0.5)
+    slow = 0.0
+    for text in texts:
+        theirs = teacher.logits([text.teacher_ids], {})[0].softmax(dim=1)
+        ours = teacher.logits([text.ids], tables)[0].detach().softmax(dim=1)
+        for chunk in range(both.items(text)):
+            at = text.teacher_chunks.tolist().index(chunk)
+            expected = torch.zeros(41)
+            for token, share in enumerate(theirs[at].tolist()):
+                expected[firsts[token]] += share if firsts[token] >= 0 else 0.0
+            best = expected.topk(32).indices
+            shares, student = expected[best], ours[chunk][best]
+            slow += float((shares * (shares.clamp(min=1e-12) / student).log()).sum())
+            rest, other = 1 - float(shares.sum()), 1 - float(student.sum())
+            slow += max(rest, 1e-6) * math.log(max(rest, 1e-6) / max(other, 1e-6))
+    gained = both.loss(teacher, tables, texts) - plain.loss(teacher, tables, texts)
+    assert float(gained.detach()) == pytest.approx(0.5 * slow, rel=1e-3)
+
+
+def test_who_expects_the_same_loses_nothing(teacher):
+    text = make_text(written()[0])
+    same = dataclasses.replace(
+        text,
+        ids=text.teacher_ids,
+        chunks=torch.arange(len(text.teacher_ids) - 1),
+        teacher_chunks=torch.arange(len(text.teacher_ids) - 1),
+    )
+    loss = ChunkLikelihood(teacher, torch.arange(40), 1.0).loss(teacher, {}, [same])
+    assert abs(float(loss)) < 1e-3
+
+
+def test_log_shares_have_the_value_and_slope_of_a_log_softmax(monkeypatch):
+    monkeypatch.setattr(objectives, "_LOGITS", 14)  # two places at a time
+    logits = torch.randn(2, 3, 7, requires_grad=True)
+    ids = torch.tensor([[[0, 3], [1, 1], [2, 6]], [[5, 5], [4, 0], [3, 2]]])
+    slope = torch.randn(2, 3, 2)
+    found = {}
+    for name, make in (
+        ("plain", lambda: logits.log_softmax(dim=2).gather(2, ids)),
+        ("ours", lambda: log_shares(logits, ids)),
+    ):
+        logits.grad = None
+        shares = make()
+        shares.backward(slope)
+        found[name] = shares.detach(), logits.grad
+    for ours, plain in zip(found["ours"], found["plain"], strict=True):
+        torch.testing.assert_close(ours, plain)
+    half = log_shares(logits.detach().bfloat16(), ids)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, found["plain"][0], rtol=0.02, atol=0.02)
+
+
+def test_texts_that_are_read_together_are_settled_beforehand(teacher, tables):
+    objective, texts = ChunkLikelihood(make_teacher()), make_texts(5)
+    read = []
+    objective._teacher.model.register_forward_pre_hook(
+        lambda _, __, given: read.append(len(given["input_ids"])), with_kwargs=True
+    )
+    objective.group([texts[:3], texts[3:4]])
+    losses = [float(objective.loss(teacher, tables, [text]).detach()) for text in texts]
+    assert read == [3, 1, 1]
+    alone = [float(ChunkLikelihood(teacher).loss(teacher, tables, [text]).detach()) for text in texts]
+    assert losses == pytest.approx(alone, rel=1e-4)
 
 
 def test_states_are_compared_after_the_new_token_only(teacher, tables):

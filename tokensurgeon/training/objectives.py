@@ -394,7 +394,7 @@ class _LogShares(torch.autograd.Function):
         found = torch.empty_like(logits)
         parts = (part.split(_at_once(logits)) for part in (logits, ids, totals, slope, found))
         for some, chosen, total, steep, out in zip(*parts, strict=True):
-            shares = some.float().sub_(total[:, None]).exp_()
+            shares = (some.float() - total[:, None]).exp_()
             out.copy_(shares.mul_(-steep.sum(dim=1, keepdim=True)).scatter_add_(1, chosen, steep))
         return found, None
 
