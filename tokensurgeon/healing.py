@@ -209,11 +209,10 @@ def heal_rows(
         healed = _follow_twins([_healed(plan, new, tables.get(new.tensor.name), told) for new in tensors])
     else:
         healed = _unchanged(plan, tensors, _gain(told)).tensors
-    changed = adapters is not None and told.best_step > 0
     return Healing(
         tensors=healed,
         told=told,
-        body={ref: partial(adapters.merge, layer) for layer, ref in layers.items()} if changed else {},
+        body=_body_changes(layers, adapters) if told.best_step else {},
         layers=len(layers),
         parameters=sum(leaf.numel() for leaf in adapters.leaves) if adapters is not None else 0,
         rows=count,
@@ -342,6 +341,13 @@ def _adapt(plan: Plan, student: Body) -> tuple[dict[str, str], Adapters | None]:
     return {name: ref.name for name, ref in refs.items()}, Adapters(layers, stored, lora.learning_rate)
 
 
+def _body_changes(layers: dict[str, str], adapters: Adapters | None) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What becomes of body tensors, by name."""
+    if adapters is None:
+        return {}
+    return {tensor: partial(adapters.merge, layer) for layer, tensor in layers.items()}
+
+
 def _stored_as(layer: str, weight: Tensor, body: Mapping[str, TensorRef]) -> TensorRef:
     """The body tensor that is a layer's weight: of equal contents, and name but for what stands before it.
 
@@ -376,20 +382,19 @@ def _first_pieces(plan: Plan, rows: int, examples: list[Example]) -> Tensor:
     place, target = plan.inputs.teacher, plan.match.target
     base = plan.match.base if place is None else load_vocabulary(place)
     firsts = torch.full((rows,), -1)
-    for token in base.tokens.values():
+    for token in base:
         if token.kind is not Kind.SPECIAL and token.data.strip() and token.id < rows:
             pieces = decompose(token.data, target)
             if pieces.exact:
                 firsts[token.id] = pieces.ids[0]
     counts = Counter(index for example in examples for index in example.ids.tolist())
     reached, hidden = set(firsts.tolist()), Counter[int]()
-    for index in counts.keys() - reached:
-        token = target.tokens.get(index)
-        if token is not None and token.kind is not Kind.SPECIAL:
+    for token in target:
+        if token.id in counts and token.id not in reached and token.kind is not Kind.SPECIAL:
             pieces = decompose(token.data, base)
-            hidden.update({int(firsts[piece]): counts[index] for piece in pieces.ids[:1]})
+            hidden.update({int(firsts[piece]): counts[token.id] for piece in pieces.ids[:1]})
     unclear = [index for index, count in hidden.items() if count > _RARE * counts[index]]
-    unclear += [token.id for token in target.tokens.values() if not token.data.strip()]
+    unclear += [token.id for token in target if not token.data.strip()]
     firsts[torch.isin(firsts, torch.tensor(unclear))] = -1
     return firsts
 

@@ -69,7 +69,7 @@ def heal(
       tokensurgeon heal out/ gemma-3-270m healed/ --objective ntp --set heal.batch_tokens=8192
     """  # noqa: D301 - click wants the character, not its name
     asked = {"objective": objective, "corpus": corpus, "train": train, "steps": steps, "minutes": minutes}
-    rules = {key: value for key, value in asked.items() if value is not None}
+    rules: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     rules |= {} if lora is None else {"lora": {"rank": lora}}
     # No row is missing: the method makes none, and needs no donor.
     document: dict[str, Any] = {

@@ -111,4 +111,5 @@ class Adapters:
         layer = self._layers[name]
         down, up = (self._halves[f"{name}.{half}.{_NAME}.weight"] for half in ("lora_A", "lora_B"))
         change = layer.scaling[_NAME] * (up @ down).cpu()
-        return (weight.float() + (change.mT if layer.fan_in_fan_out else change)).to(weight.dtype)
+        merged: Tensor = weight.float() + (change.mT if layer.fan_in_fan_out else change)
+        return merged.to(weight.dtype)
