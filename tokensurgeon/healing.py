@@ -351,6 +351,14 @@ def _body_changes(layers: dict[str, str], adapters: Adapters | None) -> dict[str
 def _stored_as(layer: str, weight: Tensor, body: Mapping[str, TensorRef]) -> TensorRef:
     """The body tensor that is a layer's weight: of equal contents, and name but for what stands before it.
 
+    Args:
+        layer: Name of the layer in the model.
+        weight: Its weight there.
+        body: Body tensors by name.
+
+    Returns:
+        Where it is.
+
     Raises:
         RecipeError: There is none: the loader puts the weight together from several, or takes it apart.
     """

@@ -347,7 +347,7 @@ def log_shares(logits: Tensor, ids: Tensor) -> Tensor:
     Returns:
         ``(..., k)`` float32.
     """
-    found: Tensor = _LogShares.apply(logits.flatten(0, -2), ids.flatten(0, -2))
+    found: Tensor = _LogShares.apply(logits.flatten(0, -2), ids.flatten(0, -2))  # type: ignore[no-untyped-call]
     return found.view(ids.shape)
 
 
