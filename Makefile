@@ -18,7 +18,7 @@ MERGEKIT := $(BUILD)/mergekit
 
 .PHONY: help demo models test test-real test-browser test-trust lint fix clean hard
 .PHONY: bench bench-omp bench-gpu bench-stream bench-start bench-nearest bench-methods bench-hidden bench-supertokens
-.PHONY: bench-quality bench-edits bench-draft results readme
+.PHONY: bench-quality bench-edits bench-heal bench-draft results readme
 
 help:
 	@echo "make demo       transplant a real model's tokenizer and print where the report is"
@@ -36,6 +36,7 @@ help:
 	@echo "make bench-supertokens  how much tokens that span words shorten a text"
 	@echo "make bench-quality  whole outputs of tokensurgeon and its peers on texts (an hour)"
 	@echo "make bench-edits    what trimming, extending and merging vocabularies costs"
+	@echo "make bench-heal     what minutes of training gain, by each objective"
 	@echo "make bench-draft    how many tokens of a draft its target accepts"
 	@echo "make results    what the demo prints, where its output loses, and all ways to cut a text"
 	@echo "make readme     write the README's measured tables from scripts/results"
@@ -155,6 +156,17 @@ bench-edits: models
 	$(BIN)/python scripts/bench_edits.py $(BUILD)/models/gemma3 $(BUILD)/models/smollm2 \
 		--english $(word 1,$(TEXTS)) --math $(word 2,$(TEXTS)) --code $(BUILD)/texts/code.txt \
 		--learn $(FRENCH) --held-out $(HELD_OUT) --work $(BENCH)/edits --json $(RESULTS)/edits.json
+
+# Texts to learn from are the caller's: make bench-heal HEAL_TEXTS="a.txt b.txt" DOMAIN=b.txt
+HEAL_TEXTS ?= $(BUILD)/texts/corpus.txt $(BUILD)/texts/english.txt
+DOMAIN ?= $(BUILD)/texts/english.txt
+
+bench-heal: models
+	$(BIN)/tokensurgeon run configs/auto.yaml --set output=$(BENCH)/auto --force
+	$(BIN)/python scripts/bench_heal.py --json $(RESULTS)/heal.json --work $(BENCH)/heal transplant $(BENCH)/auto \
+		$(BUILD)/models/gemma3 $(HEAL_TEXTS:%=--corpus %) $(TEXTS:%=--text %)
+	$(BIN)/python scripts/bench_heal.py --json $(RESULTS)/heal.json --work $(BENCH)/heal domain \
+		$(BUILD)/models/smollm2 --learn $(DOMAIN)
 
 bench-draft: models
 	$(BIN)/tokensurgeon transplant $(BUILD)/models/smollm2 $(BUILD)/models/gemma3 $(BENCH)/draft --method affknn \

@@ -252,6 +252,38 @@ def draft() -> str:
     return table(["tokens are", "accepted", "", "tokens a pass of the target"], rows)
 
 
+HEALED = {"english": "english", "math": "math", "fra": "French", "rus": "Russian", "code": "code"}
+
+
+def heal() -> str:
+    """What minutes of training gain, on a transplant and on the new tokens of a domain."""
+    found = read("heal.json")
+    known = found["transplant"]
+    rows = [
+        ["base with its own tokenizer", *(f"{known['base'][text]:.3f}" for text in HEALED), ""],
+        ["transplant", *(f"{known['transplant'][text]:.3f}" for text in HEALED), ""],
+    ]
+    excess = known["transplant"]["english"] - known["base"]["english"]
+    runs = {name: run for name, run in known.items() if isinstance(run, dict) and "bits" in run}
+    for name, run in runs.items():
+        saved = (known["transplant"]["english"] - run["bits"]["english"]) / excess
+        told = f"{run['tokens_read']:,} tokens, {run['cpu_minutes']:.0f} CPU minutes"
+        cells = (f"{run['bits'][text]:.3f}" for text in HEALED)
+        rows.append([f"healed: {_code(name)} ({told})", *cells, f"{saved:.0%}"])
+    heads = ["Gemma 3, SmolLM2's tokens by `auto`", *HEALED.values(), "of English's excess gone"]
+    domain = found["domain"]
+    learnt = domain["learn"]
+    others = {name: run for name, run in domain.items() if isinstance(run, dict) and "bits" in run}
+    (text,) = domain["pieces"]
+    new = [["mean of their pieces, untrained", f"{domain['pieces'][text]:.4f}", "", ""]]
+    for name, run in others.items():
+        told = [f"{run['bits'][text]:.4f}", f"{run['tokens_read']:,}", f"{run['cpu_minutes']:.1f}"]
+        new.append([f"`{name}`", *told])
+    title = f"SmolLM2, {domain['count']} new tokens of `{learnt['file']}`"
+    second = table([title, "bits per byte", "tokens", "CPU minutes"], new)
+    return "\n\n".join([table(heads, rows), second])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "demo": demo,
     "quality": quality,
@@ -262,6 +294,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "edits": edits,
     "anatomy": anatomy,
     "draft": draft,
+    "heal": heal,
 }
 
 
