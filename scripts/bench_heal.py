@@ -127,7 +127,7 @@ def bench_domain(options: argparse.Namespace, found: dict[str, Any], keep: Calla
     document, _ = call("extend", options.base, start, "--corpus", learn, "--count", options.count)
     new = set(document["report"]["tensors"][0]["rows"]["ids"])
     judge.write_text("\n\n".join(_with_tokens(start, text[end:].split("\n\n"), new)), encoding="utf-8")
-    size = judge.stat().st_size
+    size = min(judge.stat().st_size, 4 * MAX_BYTES)
     found["count"] = options.count
     found["learn"] = {"file": options.learn.name, "bytes": learn.stat().st_size, "judged_bytes": size}
     (found["pieces"],) = score([start], [judge], size)

@@ -490,6 +490,19 @@ def test_states_are_compared_where_both_have_read_the_same_from_a_new_token_on(m
         assert set(text.ids[: ours + 1].tolist()) & set(new)
 
 
+def test_tokens_are_learnt_from_and_judged_by_texts_that_have_them(made, document, tmp_path):
+    plan, tensors, _ = made()
+    new = sorted(tensors[0].made_by)
+    without, within = "a a a a.", SAMPLE
+    path = tmp_path / "text.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in [without, within] * 4))
+    rules = {"objective": "token_distillation", "corpus": (str(path),)}
+    heal = plan.recipe.heal.model_copy(update=rules)
+    plan = replace(plan, recipe=plan.recipe.model_copy(update={"heal": heal}))
+    texts = healing._Texts(plan, find_resources(plan), new, 4096).read()
+    assert [set(text.ids.tolist()) & set(new) != set() for text in texts] == [True] * 4
+
+
 def test_the_base_writes_where_there_is_no_corpus(made):
     few, more = (made(corpus=(), texts=count)[2] for count in (6, 9))
     assert few.texts + few.held_out < more.texts + more.held_out

@@ -171,8 +171,6 @@ def heal_rows(
     # What a model writes need not be the same on every device.
     read = processes.exchange(texts.read() if processes.is_main else [])[0]
     examples, held_out = _divide(read, rules, plan.recipe.runtime.seed)
-    if rules.objective == "token_distillation":
-        examples = [example for example in examples if len(example.places)]
     if not examples or not held_out:
         return _unchanged(plan, tensors, "too few texts, or none with a new token")
     if rules.checkpointing:
@@ -440,7 +438,11 @@ class _Texts:
         self._longest = longest
 
     def read(self) -> list[Example]:
-        """As many as all steps together can read."""
+        """As many as all steps can read; where tokens are learnt from states, of those that have one.
+
+        Both tokenizers cut every text anyway, and only they can tell whether a token is in it: its bytes may
+        lie there in other tokens. So nothing is searched for by bytes before.
+        """
         rules = self._plan.recipe.heal
         assert rules is not None
         wanted = rules.steps * rules.batch_tokens / (1 - rules.held_out)
@@ -450,6 +452,8 @@ class _Texts:
             example = self._example(f"text {number}", text)
             if len(example.ids) < 2 or max(len(example.ids), len(example.teacher_ids)) > self._longest:
                 skipped += 1
+                continue
+            if rules.objective == "token_distillation" and not len(example.places):
                 continue
             examples.append(example)
             tokens += len(example.ids)
