@@ -71,3 +71,19 @@ def test_a_model_that_is_no_output_is_refused_by_name(models, tmp_path, capsys):
     assert call("apply-to-finetune", base, tuned, tmp_path / "out") == 3
     assert "provenance.json" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_that_the_body_was_trained_and_stays_behind_is_told(models, tmp_path, capsys):
+    base, transplant, tuned = models
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog; 22 trees, été.\n" * 60)
+    words = ["--corpus", text, "--steps", 2, "--lora", 2, "--set", "heal.held_out=0.5"]
+    words += ["--set", "heal.lora.learning_rate=0.01", "--set", "heal.batch_tokens=300"]
+    assert not call("heal", transplant, base, tmp_path / "healed", *words)
+    trained = json.loads((tmp_path / "healed" / "provenance.json").read_text())["trained"]
+    assert trained
+    capsys.readouterr()
+    assert not call("apply-to-finetune", tmp_path / "healed", tuned, tmp_path / "out")
+    assert f"changed {len(trained)} tensors of its body" in capsys.readouterr().err
+    written, own = (load_file(place / "model.safetensors") for place in (tmp_path / "out", tuned))
+    assert all(written[name].equal(own[name]) for name in trained)

@@ -490,7 +490,7 @@ def test_states_are_compared_where_both_have_read_the_same_from_a_new_token_on(m
         assert set(text.ids[: ours + 1].tolist()) & set(new)
 
 
-def test_tokens_are_learnt_from_and_judged_by_texts_that_have_them(made, document, tmp_path):
+def test_tokens_are_learnt_from_and_judged_by_texts_that_have_them(made, tmp_path):
     plan, tensors, _ = made()
     new = sorted(tensors[0].made_by)
     without, within = "a a a a.", SAMPLE

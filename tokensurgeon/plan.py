@@ -190,7 +190,8 @@ class Plan:
             return body
         # Rows, their gradient, two moments and the moves themselves, at both ends; then a batch.
         tables = 2 * 4 * 6 * self.rows * self.inputs.layout.embedding.ref.shape[1]
-        bodies = 1 if self.inputs.teacher is None else 2
+        # With changes of the body its new weights are there, too, while held-out text is scored.
+        bodies = 1 + (self.inputs.teacher is not None) + (self.recipe.heal.lora is not None)
         return bodies * body + tables + int(self.recipe.runtime.memory_gb * 1e9)
 
     @property

@@ -22,6 +22,7 @@ from tokensurgeon.cli.run import (
     text_and_device,
     with_options,
 )
+from tokensurgeon.console import logger
 from tokensurgeon.errors import InputError
 from tokensurgeon.recipe.load import build_recipe
 
@@ -47,7 +48,8 @@ def apply_to_finetune(
     """Give FINETUNE the vocabulary of TRANSPLANT, with the rows made (and healed) there, and train nothing.
 
     Rows of tokens that the fine-tune has stay its own; the others move as those rows moved in the fine-tune.
-    What `heal.train: vocabulary` changed in rows that were copied is not carried over.
+    What `heal.train: vocabulary` changed in rows that were copied is not carried over, nor what `heal.lora`
+    changed in the body.
 
     \b
     Examples:
@@ -56,8 +58,15 @@ def apply_to_finetune(
     """  # noqa: D301 - click wants the character, not its name
     from tokensurgeon.checkpoint.expectation import FILE_NAME, load_expectation
 
-    if load_expectation(transplant) is None:
+    expected = load_expectation(transplant)
+    if expected is None:
         raise InputError(f"{transplant}: no {FILE_NAME}", "an output of tokensurgeon")
+    if expected.trained:
+        logger.warning(
+            "%s: heal.lora changed %d tensors of its body, which the fine-tune does not get",
+            transplant,
+            len(expected.trained),
+        )
     document: dict[str, Any] = {"base": finetune, "donor": str(transplant), "output": output}
     document |= {"method": "carry", "trust_remote_code": trust_remote_code}
     # Rows that were scaled and fitted already stay as they are.
