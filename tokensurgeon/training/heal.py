@@ -41,8 +41,6 @@ _ALMOST_NONE = 1e-8
 _RISE = 10
 # Held-out text is scored so often in a run.
 _SCORES = 10
-# Texts among which neighbours of like length are looked for.
-_SHELF = 256
 # A held-out loss that is so many times the first one will not come back.
 _LOST = 2.0
 
@@ -417,18 +415,16 @@ def fingerprint(
 
 
 def _batches(examples: Sequence[Example], settings: Settings) -> Iterator[list[Example]]:
-    """Texts of each step, without end; all of them before one comes again."""
+    """Texts of each step, without end; all of them before one comes again.
+
+    Texts of all kinds in every step, in order of their length: neighbours, read at once, waste little.
+    """
     epoch = 0
     while True:
         generator = torch.Generator().manual_seed(settings.seed + 7919 * epoch)
         order = torch.randperm(len(examples), generator=generator).tolist()
-        batches: list[list[Example]] = []
-        for start in range(0, len(order), _SHELF):
-            # Neighbours of like length waste little.
-            shelf = sorted(order[start : start + _SHELF], key=lambda place: len(examples[place].ids))
-            batches += _parts([examples[place] for place in shelf], settings.batch_tokens)
-        for place in torch.randperm(len(batches), generator=generator).tolist():
-            yield batches[place]
+        for batch in _parts([examples[place] for place in order], settings.batch_tokens):
+            yield sorted(batch, key=lambda example: len(example.ids))
         epoch += 1
 
 
