@@ -28,11 +28,12 @@ from tokenizers import Tokenizer
 
 MAX_BYTES = 8192
 BATCH_TOKENS = 2048
-LORA = {"rank": 16, "learning_rate": 5e-4}
+MEMORY_GB = 2
+LORA = {"rank": 16, "learning_rate": 4e-4}
 # Rows, and rows with the body; what the base says, and the text alone.
 TRANSPLANT: dict[str, dict[str, Any]] = {
-    "chunk_likelihood, rows and body": {"objective": "chunk_likelihood", "lora": LORA},
-    "ntp, rows": {"objective": "ntp"},
+    "chunk_likelihood, new rows and body": {"objective": "chunk_likelihood", "train": "new", "lora": LORA},
+    "ntp, rows of the vocabulary": {"objective": "ntp", "train": "vocabulary"},
 }
 DOMAIN: dict[str, dict[str, Any]] = {
     "token_distillation": {"objective": "token_distillation"},
@@ -82,7 +83,8 @@ def heal(
     shutil.rmtree(output, ignore_errors=True)
     words = [word for path in corpus for word in ("--corpus", path)]
     given = [word for key, value in rules.items() for word in ("--set", f"heal.{key}={json.dumps(value)}")]
-    document, seconds = call("heal", start, teacher, output, *words, *given, "--set", "report.hidden=0")
+    given += ["--set", "report.hidden=0", "--set", f"runtime.memory_gb={MEMORY_GB}"]
+    document, seconds = call("heal", start, teacher, output, *words, *given, "--work-dir", f"{output}.work")
     told = document["report"]["heal"]
     kept = ("rows", "layers", "parameters", "tokens_read", "steps", "best_step", "ended", "held_out", "base")
     return {"rules": rules, "cpu_minutes": round(seconds / 60, 1), **{key: told[key] for key in kept}}
@@ -106,7 +108,7 @@ def bench_transplant(options: argparse.Namespace, found: dict[str, Any], keep: C
     for name in options.run or TRANSPLANT:
         if name in found:
             continue
-        budget = {"train": "vocabulary", "steps": options.steps, "minutes": 600, "patience": 10}
+        budget = {"steps": options.steps, "minutes": 600, "patience": 10}
         rules = {**budget, "batch_tokens": BATCH_TOKENS, **TRANSPLANT[name]}
         output = options.work / name.replace(" ", "-")
         told = heal(options.transplant, options.base, output, rules, options.corpus)
