@@ -179,8 +179,8 @@ results: demo
 	$(BIN)/tokensurgeon report $(OUTPUT) > $(RESULTS)/demo.txt
 	$(BIN)/tokensurgeon eval $(BUILD)/models/gemma3 $(OUTPUT) --text $(BUILD)/texts/english.txt \
 		--text $(BUILD)/texts/code.txt --max-bytes 8192 --anatomy --json > $(RESULTS)/anatomy.json
-	$(BIN)/tokensurgeon eval $(BUILD)/models/smollm2 --text $(word 1,$(TEXTS)) --max-bytes 12 --exact 12 --json \
-		> $(RESULTS)/exact.json
+	$(BIN)/tokensurgeon eval $(BUILD)/models/smollm2 --text $(BUILD)/texts/english.txt --max-bytes 2048 --exact 12 \
+		--json > $(RESULTS)/exact.json
 
 readme: $(VENV)/installed
 	$(BIN)/python scripts/fill_readme.py
