@@ -35,6 +35,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from tokensurgeon.child import child_environment
+
 logger = logging.getLogger("tokensurgeon")
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -268,7 +270,7 @@ def hear_child(advance: Advance) -> Iterator[dict[str, Any]]:
     thread = Thread(target=listen, daemon=True)
     thread.start()
     try:
-        yield {"pass_fds": (write,), "env": {**os.environ, _PARENT: str(write)}}
+        yield {"pass_fds": (write,), "env": {**child_environment(), _PARENT: str(write)}}
     finally:
         os.close(write)
         thread.join()

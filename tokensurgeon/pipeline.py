@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from tokensurgeon.checkpoint.stream import hash_file
 from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.checkpoint.writer import free_bytes, refuse_existing, staged_directory, write_weights
+from tokensurgeon.child import child_command
 from tokensurgeon.choice import Choice, choose_method, settle
 from tokensurgeon.console import hear_child, logger, progress
 from tokensurgeon.device import available_memory, find_device
@@ -436,7 +436,7 @@ def _score(plan: Plan, stage: Path, verification: Verification) -> list[TextScor
     if not rules.texts:
         return []
     logger.info("Scoring %d texts", len(rules.texts))
-    command = [sys.executable, "-m", "tokensurgeon", "eval", str(plan.inputs.base), str(stage)]
+    command = [*child_command("tokensurgeon"), "eval", str(plan.inputs.base), str(stage)]
     command += ["--anatomy", "--json"]
     command += [part for text in rules.texts for part in ("--text", text)]
     command += ["--max-bytes", str(rules.max_bytes), "--device", plan.recipe.runtime.device]

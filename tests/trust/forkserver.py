@@ -184,6 +184,9 @@ def main() -> None:
     import tokensurgeon.pipeline
     import tokensurgeon.report.plots  # noqa: F401
 
+    # What libraries print below Python does not get among the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     # The library imports most of itself where it is first used; here, or in every fork again.
@@ -191,8 +194,8 @@ def main() -> None:
     transformers.LlamaForCausalLM(config)
     _ = transformers.AutoTokenizer, transformers.AutoModelForCausalLM, transformers.PreTrainedTokenizerFast
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(_answer(json.loads(line))) + "\n")
-        sys.stdout.flush()
+        answers.write(json.dumps(_answer(json.loads(line))) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Load a checkpoint as a user would, in a process of its own: ``python -m tokensurgeon.checkpoint.probe``.
 
-Reads a job from stdin, writes one JSON document to stdout. Only this file instantiates a model: with its
-weights (task ``read``), or without them to ask what its class ties (task ``ties``).
+Reads a job from stdin, writes one JSON document to stdout, as its last line. Only this file instantiates a
+model: with its weights (task ``read``), or without them to ask what its class ties (task ``ties``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.vocab.special import pinned_time
+from tokensurgeon.child import limit_self
+from tokensurgeon.vocab.chat import pinned_time
 
 
 class _Collector(logging.Handler):
@@ -32,6 +33,7 @@ class _Collector(logging.Handler):
 def main() -> None:
     """Do the job on stdin."""
     job = json.load(sys.stdin)
+    limit_self(**job["limits"])
     out, sys.stdout = sys.stdout, sys.stderr  # a model's own code may print
     import transformers
 
@@ -43,7 +45,7 @@ def main() -> None:
         warnings.simplefilter("always")
         result = _find_ties(job) if job["task"] == "ties" else _read(job)
     result["warnings"] = [*collector.messages, *(str(warning.message) for warning in caught)]
-    json.dump(result, out)
+    out.write(f"\n{json.dumps(result)}\n")
 
 
 def _read(job: dict[str, Any]) -> dict[str, Any]:
