@@ -85,6 +85,16 @@ def _console(stderr: bool) -> Console:
     )
 
 
+def claim_stdout() -> None:
+    """Keep stdout for results: what libraries print below Python, as tokenizers does, goes to stderr."""
+    if sys.stdout is None or sys.stderr is None or sys.stdout is not sys.__stdout__:
+        return
+    sys.stdout.flush()
+    own = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+
+
 def setup_logging(quiet: bool = False) -> None:
     """Send the package's log to stderr.
 
