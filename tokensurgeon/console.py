@@ -87,12 +87,13 @@ def _console(stderr: bool) -> Console:
 
 def claim_stdout() -> None:
     """Keep stdout for results: what libraries print below Python, as tokenizers does, goes to stderr."""
-    if sys.stdout is None or sys.stderr is None or sys.stdout is not sys.__stdout__:
+    given, told = sys.__stdout__, sys.stderr
+    if given is None or told is None or given is not sys.stdout:
         return
-    sys.stdout.flush()
-    own = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    given.flush()
+    own = os.dup(given.fileno())
+    os.dup2(told.fileno(), given.fileno())
+    sys.stdout = os.fdopen(own, "w", encoding=given.encoding, errors=given.errors)
 
 
 def setup_logging(quiet: bool = False) -> None:

@@ -122,6 +122,10 @@ def _fork(work: Callable[[], None]) -> tuple[int, int]:
     os.close(reading)
     if os.getppid() == _SERVER:
         os.setpgid(0, 0)  # what it starts itself is killed with it
+    import torch
+
+    # Here, or threads that load weights race to set up what a fork has lost.
+    torch.set_num_threads(1)
     out, err = io.StringIO(), io.StringIO()
     sys.stdout, sys.stderr = out, err
     code = 0

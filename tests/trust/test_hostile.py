@@ -40,7 +40,7 @@ def models(make_model, sentencepiece, byte_level, tmp_path):
 @pytest.fixture
 def transplant(models, tmp_path):
     command = ["transplant", *models, tmp_path / "out", "--method", "pieces", "--set", "report.hidden=0"]
-    return [*command, "--set", "anchors.minimum=8"]
+    return [*command, "--set", "anchors.minimum=8", "--set", "runtime.memory_gb=0.2"]
 
 
 @pytest.fixture

@@ -90,13 +90,13 @@ def _run_model(job: dict[str, Any], tokenizer: Any) -> dict[str, Any]:  # noqa: 
         output_loading_info=True,
     )
     model.eval()
-    table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
     generation = getattr(model, "generation_config", None)
     return {
         "class": type(model).__name__,
         "problems": {key: sorted(map(str, value)) for key, value in dict(info).items() if value},
         "embedding_as_stored": _is_stored(table, job["embedding"]),
-        "head_as_stored": head is None or job["head"] is None or _is_stored(head.weight, job["head"]),
+        "head_as_stored": head is None or job["head"] is None or _is_stored(head, job["head"]),
         "positions_from_pad": _counts_from_padding(model, config),
         "default_pad": getattr(type(config)().get_text_config(), "pad_token_id", None),
         "untied_alike": _untied_alike(model, tokenizer, job) if job["untied"] else None,
@@ -196,12 +196,16 @@ def _call(model: Any, tokenizer: Any, prompt: str) -> Any:  # noqa: ANN401
         return model(**inputs)
 
 
-def _is_stored(table: torch.Tensor, embedding: dict[str, str]) -> bool:
-    """Whether a loaded table is the stored one, in the dtype it was loaded in."""
+def _is_stored(module: Any, place: dict[str, str]) -> bool:  # noqa: ANN401
+    """Whether a loaded table is the stored one, in the dtype it was loaded in; some zero their padding."""
     from safetensors import safe_open
 
-    with safe_open(embedding["file"], framework="pt") as file:
-        return torch.equal(file.get_tensor(embedding["name"]).to(table.dtype), table.detach())
+    loaded, padding = module.weight.detach(), getattr(module, "padding_idx", None)
+    with safe_open(place["file"], framework="pt") as file:
+        stored = file.get_tensor(place["name"]).to(loaded.dtype)
+    if stored.shape == loaded.shape and padding is not None and not loaded[padding].any():
+        stored[padding] = 0
+    return torch.equal(stored, loaded)
 
 
 def _forward(model: Any, tokenizer: Any, job: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
