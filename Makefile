@@ -72,8 +72,12 @@ test-real: $(VENV)/installed models
 	$(BIN)/python -m pytest -m real
 
 # The twenty acceptance tests of the pitfalls, hostile input and faults, and every model type of transformers.
-test-trust: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m trust -n 2
+test-trust: models $(VENV)/clients
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m trust -n 2 --trust-json $(RESULTS)/trust.json
+
+$(VENV)/clients: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint scripts/constraints.txt --editable '.[demo,dev,clients]'
+	@touch $@
 
 test-browser: $(VENV)/installed
 	$(BIN)/python -m pytest -m browser
