@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tokensurgeon.checkpoint import as_read, probe
 from tokensurgeon.checkpoint.as_read import run_probe
@@ -247,6 +248,19 @@ class FakeTokenizer:
 
     def convert_ids_to_tokens(self, ids):
         return [f"t{index}" for index in ids]
+
+
+@pytest.mark.parametrize(
+    ("row", "value", "stored"), [(1, 0.0, True), (1, 0.5, False), (2, 0.0, False), (None, 0.0, True)]
+)
+def test_a_class_may_zero_its_padding_and_nothing_else(row, value, stored, tmp_path):
+    table = torch.randn(4, 3)
+    save_file({"embed": table}, tmp_path / "file")
+    module = torch.nn.Embedding(4, 3, padding_idx=1)
+    module.weight.data = table.clone()
+    if row is not None:
+        module.weight.data[row] = value
+    assert probe._is_stored(module, {"file": str(tmp_path / "file"), "name": "embed"}) == stored
 
 
 def run_forward(scores, padding):

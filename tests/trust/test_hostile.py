@@ -260,6 +260,8 @@ def test_no_verb_runs_code_that_comes_with_a_model(name, verb, models, command_l
         "{{ messages[9]['content'] }}{{ undefined.field }}",
         "{% for",
         "{{ 'x' * 'y' }}{{ messages.__class__ }}",
+        "{{ messages | tojson(indent=10**9) }}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     ],
 )
 def test_a_chat_template_is_rendered_in_a_sandbox(template, models, survives, tmp_path, monkeypatch):
