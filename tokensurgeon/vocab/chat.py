@@ -107,8 +107,10 @@ def _render(template: str, names: tuple[tuple[str, str], ...]) -> dict[str, str 
     )
     if done.returncode == -signal.SIGXCPU:
         raise _GreedyError(f"{_SECONDS} s of processor time")
-    if done.returncode:
+    if done.returncode < 0 or done.stderr.rstrip().endswith("MemoryError"):
         raise _GreedyError(f"{_MEMORY >> 20} MiB of memory")
+    if done.returncode:
+        raise RuntimeError(f"{__name__}: {done.stderr}")
     texts: dict[str, str | None] = json.loads(done.stdout)
     return texts
 
