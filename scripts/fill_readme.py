@@ -289,7 +289,7 @@ OUTCOMES = {
     "positions": "refused where the padding id would change, from which the class counts positions",
     "reader": "refused: `AutoTokenizer` reads another tokenizer than the one that was written",
     "class": "refused: the class cannot run the base either",
-    "layout": "refused: input embedding and lm_head have other numbers of rows, or are quantised",
+    "layout": "refused by name: vocabulary tensors of other rows, quantised, or with names that say nothing",
     "not made tiny": "not tried: no tiny model could be made",
 }
 

@@ -95,7 +95,7 @@ _NAMES = (
     (TensorRole.PER_LAYER, r"embed_tokens_per_layer\.weight"),
     (
         TensorRole.EMBEDDING,
-        r"(embed_tokens|wte|word_embeddings|word_embedding|embed_in|tok_embeddings|shared|token_embd"
+        r"(embed_tokens|tokens_embed|wte|word_embeddings|word_embedding|embed_in|tok_embeddings|shared|token_embd"
         r"|embeddings|input_embedding|embedding|embed|emb|transformer\.w)\.weight",
     ),
     (
