@@ -24,7 +24,7 @@ help:
 	@echo "make demo       transplant a real model's tokenizer and print where the report is"
 	@echo "make test       run the tests (a few minutes)"
 	@echo "make test-real  run the tests on the two real models"
-	@echo "make test-trust  hostile input, faults, every model type: half an hour, and a table at its end"
+	@echo "make test-trust  hostile input, faults, every model type: a quarter of an hour on two cores, and a table at its end"
 	@echo "make test-browser  open reports in headless Chromium, where it is installed"
 	@echo "make lint       style, types and docstrings"
 	@echo "make fix        format"
