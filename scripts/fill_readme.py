@@ -284,6 +284,34 @@ def heal() -> str:
     return "\n\n".join([table(heads, rows), second])
 
 
+OUTCOMES = {
+    "equal": "read back equal, with three kinds of tokenizer",
+    "positions": "refused where the padding id would change, from which the class counts positions",
+    "reader": "refused: `AutoTokenizer` reads another tokenizer than the one that was written",
+    "class": "refused: the class cannot run the base either",
+    "layout": "refused by name: vocabulary tensors of other rows, quantised, or with names that say nothing",
+    "not made tiny": "not tried: no tiny model could be made",
+}
+
+
+def trust() -> str:
+    """What the trust suite counted, and what became of every model type."""
+    found = read("trust.json")
+    rows = [[words, f"{number:,}"] for words, number in [*found["tests"].items(), *found["counts"].items()]]
+    types: dict[str, list[str]] = {outcome: [] for outcome in OUTCOMES}
+    for name, by_kind in found["model_types"].items():
+        seen = {told.partition(":")[0] for told in by_kind.values()}
+        types[next(outcome for outcome in reversed(OUTCOMES) if outcome in seen)].append(name)
+    names = [
+        [words, str(len(types[outcome])), ", ".join(f"`{name}`" for name in types[outcome])]
+        for outcome, words in OUTCOMES.items()
+        if types[outcome]
+    ]
+    listed = table(["what became of them", "types", "model types of transformers"], names, left=3)
+    counted = table([f"with transformers {found['transformers']}", "count"], rows)
+    return f"{counted}\n\n{details('All model types', listed)}"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "demo": demo,
     "quality": quality,
@@ -295,6 +323,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "anatomy": anatomy,
     "draft": draft,
     "heal": heal,
+    "trust": trust,
 }
 
 

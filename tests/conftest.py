@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 from tiny_tokenizers import CORPUS, write_tokenizer
-from trust_suite import pytest_collection_modifyitems, pytest_terminal_summary, tally  # noqa: F401
+from trust_suite import (  # noqa: F401
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_terminal_summary,
+    tally,
+)
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -13,19 +13,20 @@ import tokensurgeon
 
 PACKAGE = Path(tokensurgeon.__file__).parent
 
-# Room -> rooms it may import, besides itself. Anyone may use errors, console, notices and the version.
+# Room -> rooms it may import, besides itself. Anyone may use errors, console, notices, child and the version.
 ARROWS = {
     "errors": set(),
     "console": set(),
     "notices": set(),
     "codes": set(),
+    "child": set(),
     "recipe": {"methods", "edits"},
     "edits": {"vocab", "checkpoint", "evaluation"},
     "lexicon": {"vocab", "methods"},
     "resources": {"recipe", "evaluation", "methods", "solvers"},
     "lessons": {"plan", "resources", "vocab"},
     "vocab": set(),
-    "checkpoint": {"vocab"},
+    "checkpoint": {"vocab", "device"},
     "solvers": set(),
     "methods": {"solvers", "training"},
     "training": {"solvers", "parallel"},
@@ -86,7 +87,7 @@ ARROWS = {
     }
     | {"report"},
 }
-EVERYWHERE = {"errors", "console", "notices", "codes", ""}
+EVERYWHERE = {"errors", "console", "notices", "codes", "child", ""}
 
 
 def room_of(path: Path) -> str:

@@ -6,8 +6,10 @@ theirs; those are marked ``trust`` here, so that ``pytest -m trust`` runs them w
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import yaml
 
 CASES = Path(__file__).parent / "trust" / "cases.yaml"
 _KEY = "trust"
+MODEL_TYPE = "model type"
+"""The property that tells what became of a model type with a kind of tokenizer."""
 
 # Line of the table -> what is counted; the last lines have to stay zero.
 LINES = (
@@ -23,11 +27,13 @@ LINES = (
     "model types that cannot be made tiny",
     "outputs loaded by AutoTokenizer and AutoModel, ids and logits equal",
     "known-bad readers refused (exit 5)",
-    "outputs that their class cannot run as the base ran refused (exit 5)",
+    "classes that count positions from the padding id refused (exit 5)",
+    "classes that cannot run the base either refused (exit 5)",
     "layouts that names do not tell refused by name (exit 3, 4)",
     "faults injected",
     "inputs refused with one message",
     "odd inputs done right",
+    "programs of others that agree with transformers on an output",
     "random transplants confirmed by a script of its own",
     "inputs or old outputs lost",
     "outputs that load and are wrong",
@@ -65,23 +71,42 @@ def tally(record_property: Callable[[str, object], None]) -> Tally:
     return count
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where the figures of a run go."""
+    parser.addoption("--trust-json", type=Path, help="write what the trust suite counted into this file")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the table after a run of the suite."""
+    """Print the table after a run of the suite, and write it where that is asked for."""
     if terminalreporter.config.getoption("markexpr") != _KEY:
         return
+    found = _gather(terminalreporter.stats)
+    terminalreporter.section("trust")
+    terminalreporter.write_line("| what | count |")
+    terminalreporter.write_line("|---|---:|")
+    for line, number in [*found["tests"].items(), *found["counts"].items()]:
+        terminalreporter.write_line(f"| {line} | {number:,} |")
+    place = terminalreporter.config.getoption("trust_json")
+    if place is not None:
+        place.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _gather(stats: dict[str, list[Any]]) -> dict[str, Any]:
+    """Counts by line, what became of every model type, and how many tests ended how."""
     counts: Counter[str] = Counter()
-    outcomes: Counter[str] = Counter()
-    for outcome in ("passed", "failed", "skipped"):
-        for report in terminalreporter.stats.get(outcome, ()):
-            outcomes[outcome] += 1
+    types: dict[str, dict[str, str]] = {}
+    for outcome in ("passed", "failed"):
+        for report in stats.get(outcome, ()):
             for key, value in report.user_properties:
                 if key == _KEY:
                     counts[value[0]] += value[1]
-    terminalreporter.section("trust")
-    rows = [("tests passed", outcomes["passed"]), ("tests failed", outcomes["failed"])]
-    rows += [("tests skipped", outcomes["skipped"])] * bool(outcomes["skipped"])
-    rows += [(line, counts[line]) for line in LINES]
-    terminalreporter.write_line("| what | count |")
-    terminalreporter.write_line("|---|---:|")
-    for line, number in rows:
-        terminalreporter.write_line(f"| {line} | {number:,} |")
+                elif key == MODEL_TYPE:
+                    model_type, kind, told = value
+                    types.setdefault(model_type, {})[kind] = told
+    ended = {f"tests {outcome}": len(stats.get(outcome, ())) for outcome in ("passed", "failed", "skipped")}
+    return {
+        "transformers": version("transformers"),
+        "tests": ended,
+        "counts": {line: counts[line] for line in LINES},
+        "model_types": dict(sorted(types.items())),
+    }

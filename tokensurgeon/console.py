@@ -35,6 +35,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from tokensurgeon.child import child_environment
+
 logger = logging.getLogger("tokensurgeon")
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -81,6 +83,17 @@ def _console(stderr: bool) -> Console:
         force_terminal=False if plain else None,
         width=120 if plain else None,
     )
+
+
+def claim_stdout() -> None:
+    """Keep stdout for results: what libraries print below Python, as tokenizers does, goes to stderr."""
+    given, told = sys.__stdout__, sys.stderr
+    if given is None or told is None or given is not sys.stdout:
+        return
+    given.flush()
+    own = os.dup(given.fileno())
+    os.dup2(told.fileno(), given.fileno())
+    sys.stdout = os.fdopen(own, "w", encoding=given.encoding, errors=given.errors)
 
 
 def setup_logging(quiet: bool = False) -> None:
@@ -268,7 +281,7 @@ def hear_child(advance: Advance) -> Iterator[dict[str, Any]]:
     thread = Thread(target=listen, daemon=True)
     thread.start()
     try:
-        yield {"pass_fds": (write,), "env": {**os.environ, _PARENT: str(write)}}
+        yield {"pass_fds": (write,), "env": {**child_environment(), _PARENT: str(write)}}
     finally:
         os.close(write)
         thread.join()

@@ -27,9 +27,8 @@ from tokensurgeon.report import model as r
 from tokensurgeon.rows import NewTensor
 from tokensurgeon.training.heal import Healed
 from tokensurgeon.vocab.canonical import Kind
-from tokensurgeon.vocab.probe import MESSAGES
+from tokensurgeon.vocab.chat import render_chat
 from tokensurgeon.vocab.scripts import count_scripts
-from tokensurgeon.vocab.special import render_chat
 from tokensurgeon.vocab.traits import read_traits
 from tokensurgeon.vocab.vocabulary import Vocabulary
 
@@ -422,7 +421,7 @@ def _repeated(main: NewTensor) -> int:
 
 def _lost_markers(plan: Plan) -> list[str]:
     """Special tokens that a rendered chat uses and no base token stands behind."""
-    text = render_chat(plan.match.target, MESSAGES)
+    text = render_chat(plan.match.target)
     if text is None:
         return []
     tokens = {plan.match.target.tokens[i] for i in plan.match.target.encode(text)}

@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,11 +28,18 @@ from tokensurgeon.checkpoint.stream import hash_file
 from tokensurgeon.checkpoint.subject import Verification
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.checkpoint.writer import free_bytes, refuse_existing, staged_directory, write_weights
+from tokensurgeon.child import child_command
 from tokensurgeon.choice import Choice, choose_method, settle
 from tokensurgeon.console import hear_child, logger, progress
 from tokensurgeon.device import available_memory, find_device
 from tokensurgeon.edits.chain import EditedTokenizer, dump_id_map, edit_tokenizer
-from tokensurgeon.errors import InputError, PolicyError, ResourceError, VerificationError
+from tokensurgeon.errors import (
+    InputError,
+    PolicyError,
+    ResourceError,
+    TokensurgeonError,
+    VerificationError,
+)
 from tokensurgeon.evaluation.draft import Verdict, judge_draft, load_side, refuse_unfit
 from tokensurgeon.evaluation.loading import check_architecture
 from tokensurgeon.evaluation.texts import read_texts
@@ -396,7 +402,22 @@ def _advise(failed: set[str], plan: Plan) -> str:
             f"{', '.join(plan.lost_ids)} named tokens that the target has no counterpart of, and the model "
             "may need them: say which tokens stand for them (anchors.map, --map)"
         )
+    fault = _fault_of_base(failed, plan) if failed & _IN_ITS_CLASS else None
+    if fault is not None:
+        return f"the base fails there, too: {fault}; verify.forward: false writes an output that nobody ran"
     return "this is worth a bug report"
+
+
+_IN_ITS_CLASS = {"loads in a fresh process", "forward pass"}
+
+
+def _fault_of_base(failed: set[str], plan: Plan) -> str | None:
+    """What the base's own class says of the base, where its output failed; None if all is well with it."""
+    try:
+        own = verify_checkpoint(plan.inputs.base, trust_remote_code=plan.recipe.trust_remote_code)
+    except TokensurgeonError:
+        return None
+    return next((check.detail for check in own.checks if check.name in failed and not check.passed), None)
 
 
 def _judge(plan: Plan, stage: Path) -> DraftSummary | None:
@@ -436,7 +457,7 @@ def _score(plan: Plan, stage: Path, verification: Verification) -> list[TextScor
     if not rules.texts:
         return []
     logger.info("Scoring %d texts", len(rules.texts))
-    command = [sys.executable, "-m", "tokensurgeon", "eval", str(plan.inputs.base), str(stage)]
+    command = [*child_command("tokensurgeon"), "eval", str(plan.inputs.base), str(stage)]
     command += ["--anatomy", "--json"]
     command += [part for text in rules.texts for part in ("--text", text)]
     command += ["--max-bytes", str(rules.max_bytes), "--device", plan.recipe.runtime.device]

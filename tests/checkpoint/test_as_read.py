@@ -10,11 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tokensurgeon.checkpoint import as_read, probe
 from tokensurgeon.checkpoint.as_read import run_probe
 from tokensurgeon.checkpoint.verify import verify_checkpoint
-from tokensurgeon.vocab.probe import MESSAGES, probe_chat, probe_ids
+from tokensurgeon.child import child_command
+from tokensurgeon.vocab.chat import MESSAGES
+from tokensurgeon.vocab.probe import probe_chat, probe_ids
 from tokensurgeon.vocab.vocabulary import load_vocabulary
 
 
@@ -177,13 +180,13 @@ def test_a_crash_fails_and_nothing_else_is_judged(read_back, seen):
     ("stderr", "message"),
     [("Traceback\nValueError: bad\n\n", "exit code 3: ValueError: bad"), ("", "exit code 3: no message")],
 )
-def test_a_crash_is_told_by_its_last_line(stderr, message, monkeypatch):
+def test_a_crash_is_told_by_its_last_line(stderr, message, monkeypatch, tmp_path):
     done = subprocess.CompletedProcess([], 3, stdout="", stderr=stderr)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
-    assert run_probe({}) == {"error": message}
+    assert run_probe({"directory": str(tmp_path)}) == {"error": message}
 
 
-def test_the_process_is_offline_and_speaks_utf8(monkeypatch):
+def test_the_process_is_offline_and_speaks_utf8(monkeypatch, tmp_path):
     asked = {}
 
     def run(command, **options):
@@ -191,10 +194,28 @@ def test_the_process_is_offline_and_speaks_utf8(monkeypatch):
         return subprocess.CompletedProcess(command, 0, stdout='{"ids": []}', stderr="")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert run_probe({"texts": ["é"]}) == {"ids": []}
-    assert json.loads(asked["input"]) == {"texts": ["é"]}
+    assert run_probe({"directory": str(tmp_path), "texts": ["é"]}) == {"ids": []}
+    assert json.loads(asked["input"])["texts"] == ["é"]
     assert (asked["env"]["HF_HUB_OFFLINE"], asked["env"]["PYTHONUTF8"]) == ("1", "1")
-    assert asked["command"] == [sys.executable, "-m", "tokensurgeon.checkpoint.probe"]
+    assert asked["command"] == child_command("tokensurgeon.checkpoint.probe")
+
+
+def test_what_libraries_print_before_the_answer_is_no_part_of_it(monkeypatch, tmp_path):
+    done = subprocess.CompletedProcess([], 0, stdout='Ignored unknown kwarg\n{"ids": []}\n', stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    assert run_probe({"directory": str(tmp_path)}) == {"ids": []}
+
+
+def test_a_directory_that_takes_for_ever_is_given_up(monkeypatch, tmp_path):
+    monkeypatch.setattr(as_read, "_SECONDS", 1)
+    assert "more than 1 s of processor time" in run_probe({"directory": str(tmp_path)})["error"]
+
+
+def test_what_is_in_the_current_folder_is_not_imported(monkeypatch, tmp_path):
+    (tmp_path / "json.py").write_text("raise SystemExit('an own json was imported')\n")
+    monkeypatch.chdir(tmp_path)
+    job = {"task": "ties", "directory": str(tmp_path), "trust_remote_code": False}
+    assert "model_type" in run_probe(job)["error"]
 
 
 # The process itself, without transformers.
@@ -211,10 +232,11 @@ def test_what_a_models_own_code_prints_does_not_reach_the_answer(monkeypatch):
     fake = SimpleNamespace(utils=SimpleNamespace(logging=quiet))
     out, err = io.StringIO(), io.StringIO()
     monkeypatch.setitem(sys.modules, "transformers", fake)
-    monkeypatch.setattr(sys, "stdin", io.StringIO('{"task": "read", "forward": false}'))
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"task": "read", "forward": false, "limits": {}}'))
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
     monkeypatch.setattr(probe, "_read_tokenizer", read)
+    monkeypatch.setattr(probe, "limit_self", lambda: None)
     probe.main()
     assert json.loads(out.getvalue()) == {"ids": [], "warnings": []}
     assert err.getvalue() == "flash attention is missing\n"
@@ -226,6 +248,19 @@ class FakeTokenizer:
 
     def convert_ids_to_tokens(self, ids):
         return [f"t{index}" for index in ids]
+
+
+@pytest.mark.parametrize(
+    ("row", "value", "stored"), [(1, 0.0, True), (1, 0.5, False), (2, 0.0, False), (None, 0.0, True)]
+)
+def test_a_class_may_zero_its_padding_and_nothing_else(row, value, stored, tmp_path):
+    table = torch.randn(4, 3)
+    save_file({"embed": table}, tmp_path / "file")
+    module = torch.nn.Embedding(4, 3, padding_idx=1)
+    module.weight.data = table.clone()
+    if row is not None:
+        module.weight.data[row] = value
+    assert probe._is_stored(module, {"file": str(tmp_path / "file"), "name": "embed"}) == stored
 
 
 def run_forward(scores, padding):

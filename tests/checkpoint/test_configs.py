@@ -98,6 +98,15 @@ def test_stops_of_target_and_base_are_united():
     assert generation["eos_token_id"] == [2, 20, 22]
 
 
+@pytest.mark.parametrize(
+    ("model_type", "stops"), [("llama", [5, 41]), ("nomic_bert", 5), ("of-its-own-code", [5, 41])]
+)
+def test_a_class_that_takes_one_stop_gets_the_tokenizers(model_type, stops):
+    remap = make_remap({1: [41]}, roles={"eos": 5}, stops=[5])
+    new, _ = rewrite_config({"model_type": model_type, "eos_token_id": 1}, remap)
+    assert new["eos_token_id"] == stops
+
+
 def test_a_single_stop_is_a_number():
     generation, _ = rewrite_generation_config({"eos_token_id": 10}, {}, make_remap(stops=[20]))
     assert generation["eos_token_id"] == 20

@@ -174,8 +174,9 @@ def test_the_declared_size_tells_the_main_embedding():
     assert layout.names == {"model.embed_tokens.weight"}
 
 
-def test_of_two_equal_embeddings_the_encoders_is_the_main_one():
-    names = ("decoder.embeddings.word_embeddings.weight", "encoder.embeddings.word_embeddings.weight")
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_of_two_equal_embeddings_the_encoders_is_the_main_one(prefix):
+    names = [f"{prefix}{side}.embeddings.word_embeddings.weight" for side in ("decoder", "encoder")]
     layout = find_layout(headers(dict.fromkeys(names, (V, H))), {"encoder": {"vocab_size": V}})
     assert layout.embedding.name == names[1]
     assert layout.names == set(names)

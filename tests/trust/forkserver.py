@@ -7,6 +7,7 @@ several times at once, each under the faults that its entry names; ``know`` impo
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -76,15 +77,14 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _probe(job: str) -> None:
-    from tokensurgeon.checkpoint import probe
-
+def _run_module(name: str, job: str) -> None:
     sys.stdin = io.StringIO(job)
-    probe.main()
+    importlib.import_module(name).main()
 
 
-def _run_probe(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    answer = _wait(*_fork(lambda: _probe(options["input"])))
+def _run_child(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Stand in for ``subprocess.run`` where tokensurgeon runs a module of its own."""
+    answer = _wait(*_fork(lambda: _run_module(command[-1], options["input"])))
     return subprocess.CompletedProcess(command, answer["returncode"], answer["stdout"], answer["stderr"])
 
 
@@ -92,8 +92,9 @@ def _command(entry: dict[str, Any]) -> None:
     """The command line under the faults of an entry."""
     from tokensurgeon.checkpoint import as_read
     from tokensurgeon.cli.app import main
+    from tokensurgeon.vocab import chat
 
-    as_read.subprocess = SimpleNamespace(run=_run_probe)
+    as_read.subprocess = chat.subprocess = SimpleNamespace(run=_run_child)
     if "file_bytes" in entry:
         resource.setrlimit(resource.RLIMIT_FSIZE, (entry["file_bytes"], entry["file_bytes"]))
     if "user" in entry:
@@ -122,6 +123,10 @@ def _fork(work: Callable[[], None]) -> tuple[int, int]:
     os.close(reading)
     if os.getppid() == _SERVER:
         os.setpgid(0, 0)  # what it starts itself is killed with it
+    import torch
+
+    # Here, or threads that load weights race to set up what a fork has lost.
+    torch.set_num_threads(1)
     out, err = io.StringIO(), io.StringIO()
     sys.stdout, sys.stderr = out, err
     code = 0
@@ -162,7 +167,7 @@ def _answer(job: dict[str, Any]) -> Any:
 
         return getattr(transformers, job["know"]).__name__
     if "probe" in job:
-        return _wait(*_fork(lambda: _probe(job["probe"])))
+        return _wait(*_fork(lambda: _run_module("tokensurgeon.checkpoint.probe", job["probe"])))
     if "compare" in job:
         return _wait(*_fork(lambda: json.dump(compare(job["compare"]), sys.stdout)))
     begun = [
@@ -179,11 +184,16 @@ def main() -> None:
     import safetensors.torch  # noqa: F401
     import torch
     import transformers
+    import transformers.utils.chat_template_utils
 
     import tokensurgeon.checkpoint.probe
     import tokensurgeon.pipeline
-    import tokensurgeon.report.plots  # noqa: F401
+    import tokensurgeon.report.plots
+    import tokensurgeon.vocab.chat  # noqa: F401
 
+    # What libraries print below Python does not get among the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     # The library imports most of itself where it is first used; here, or in every fork again.
@@ -191,8 +201,8 @@ def main() -> None:
     transformers.LlamaForCausalLM(config)
     _ = transformers.AutoTokenizer, transformers.AutoModelForCausalLM, transformers.PreTrainedTokenizerFast
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(_answer(json.loads(line))) + "\n")
-        sys.stdout.flush()
+        answers.write(json.dumps(_answer(json.loads(line))) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from trust_suite import MODEL_TYPE
 
 from tokensurgeon.errors import InputError, PolicyError, VerificationError
 from tokensurgeon.pipeline import run
@@ -74,7 +75,7 @@ def test_what_is_written_is_what_is_read(
         reason = make_base(model_type, classes, byte_level, base)
         if reason is not None:
             tally("model types that cannot be made tiny")
-            record_property("not made tiny", f"{model_type}: {reason}")
+            record_property(MODEL_TYPE, [model_type, "any", f"not made tiny: {reason}"])
             continue
         tally("model types tried")
         read_in_forks.ask({"know": json.loads((base / "config.json").read_text())["architectures"][0]})
@@ -82,7 +83,7 @@ def test_what_is_written_is_what_is_read(
             output = tmp_path / f"{model_type}-{kind}"
             outcome = swap(base, target, output, kind, read_in_forks)
             outcomes[outcome.partition(":")[0]] += 1
-            record_property("outcome", f"{model_type} {kind} {outcome}")
+            record_property(MODEL_TYPE, [model_type, kind, outcome])
             if outcome.startswith("wrong"):
                 wrong.append(f"{model_type} {kind} {outcome}")
             if outcome.startswith("reader") and model_type not in KNOWN_BAD:
@@ -91,7 +92,8 @@ def test_what_is_written_is_what_is_read(
         shutil.rmtree(base)
     tally("outputs loaded by AutoTokenizer and AutoModel, ids and logits equal", outcomes["equal"])
     tally("known-bad readers refused (exit 5)", outcomes["reader"])
-    tally("outputs that their class cannot run as the base ran refused (exit 5)", outcomes["class"])
+    tally("classes that count positions from the padding id refused (exit 5)", outcomes["positions"])
+    tally("classes that cannot run the base either refused (exit 5)", outcomes["class"])
     tally("layouts that names do not tell refused by name (exit 3, 4)", outcomes["layout"])
     tally("outputs that load and are wrong", outcomes["wrong"])
     assert not wrong, "\n".join(wrong)
@@ -107,6 +109,7 @@ def swap(base: Path, target: Path, output: Path, kind: str, server) -> str:
             "method": "pieces",
             "anchors": {"minimum": 1, "map": COUNTERPARTS[kind]},
             "report": {"hidden": 0},
+            "runtime": {"memory_gb": 0.2},
         }
     )
     try:
@@ -116,9 +119,11 @@ def swap(base: Path, target: Path, output: Path, kind: str, server) -> str:
     except VerificationError as error:
         assert not output.exists()
         assert "next: nothing was written; " in str(error)
-        return (
-            "reader: " if "AutoTokenizer reads this tokenizer as" in str(error) else "class: "
-        ) + error.found[:300]
+        assert "bug report" not in str(error)
+        reasons = error.found.partition("\n")[2]
+        kinds = {"AutoTokenizer reads this tokenizer as": "reader", "counts positions from": "positions"}
+        found = next((kind for words, kind in kinds.items() if words in reasons), "class")
+        return f"{found}: {reasons[:200]}"
     answer = server.ask(
         {"compare": {"base": str(base), "output": str(output), "past_specials": PAST_SPECIALS}}
     )

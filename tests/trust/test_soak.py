@@ -109,7 +109,7 @@ def test_random_transplants_are_confirmed(
         if method == "zero":
             rows = "exact"  # where made rows are zero, padding may be as likely, which is refused
         document = {"base": str(base), "target": str(donor), "output": str(place / "out"), "rows": rows}
-        document |= {"anchors": {"minimum": 4}, "report": {"hidden": 0}}
+        document |= {"anchors": {"minimum": 4}, "report": {"hidden": 0}, "runtime": {"memory_gb": 0.2}}
         document["method"] = {"name": method, "k": 4} if method in ("omp", "nearest", "affknn") else method
         told = f"{part}.{number}: {kind} {json.dumps(document)}"
         try:

@@ -4,8 +4,9 @@ import pytest
 
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.vocab.canonical import Kind
+from tokensurgeon.vocab.chat import render_chat
 from tokensurgeon.vocab.match import match_vocabularies
-from tokensurgeon.vocab.special import Origin, link_specials, render_chat
+from tokensurgeon.vocab.special import Origin, link_specials
 from tokensurgeon.vocab.vocabulary import ROLES
 
 ORDINARY = [" the", " cat", "ing", "\n", "<"]
@@ -178,7 +179,7 @@ class TestChat:
             build.byte_level(ORDINARY, ["<a>", "<b>"]),
             chat_template="{{ raise_exception('one turn only') }}",
         )
-        assert render_chat(refusing, [{"role": "user", "content": "hi"}]) is None
+        assert render_chat(refusing) is None
         assert links(refusing, gemma) == {}
 
     @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ class TestChat:
         assert links(simple(build, "<|im_start|>", "<|im_end|>"), gemma) == {}
 
     def test_the_template_sees_the_names_of_the_special_tokens(self, gemma):
-        assert render_chat(gemma, [{"role": "user", "content": "hi"}]).startswith("<bos><start_of_turn>user")
+        assert render_chat(gemma).startswith("<bos><start_of_turn>user")
 
 
 class TestMap:

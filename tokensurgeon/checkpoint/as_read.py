@@ -7,18 +7,25 @@ model's ``config.json``.
 from __future__ import annotations
 
 import json
-import os
+import signal
 import subprocess
-import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tokensurgeon.checkpoint.configs import as_ids
 from tokensurgeon.checkpoint.expectation import PADDING, Expectation
 from tokensurgeon.checkpoint.layout import VocabTensor
 from tokensurgeon.checkpoint.subject import Subject, Verification
+from tokensurgeon.child import child_command, child_environment
+from tokensurgeon.device import available_memory
 from tokensurgeon.notices import Notice
-from tokensurgeon.vocab.probe import MESSAGES, PROMPTS, probe_chat, probe_ids
+from tokensurgeon.vocab.chat import MESSAGES
+from tokensurgeon.vocab.probe import PROMPTS, probe_chat, probe_ids
+
+# How long a checkpoint may be read: many times what those need that are what they say.
+_SECONDS = 600
+_SECONDS_PER_GB = 60
 
 
 @dataclass(frozen=True)
@@ -105,19 +112,29 @@ def run_probe(job: dict[str, Any]) -> dict[str, Any]:
     Returns:
         What was seen, or ``error`` alone.
     """
+    weights = sum(path.stat().st_size for path in Path(job["directory"]).glob("*.safetensors"))
+    available = available_memory()
+    limits = {
+        # What is mapped counts as held, too.
+        "memory": None if available is None else available + weights,
+        "seconds": _SECONDS + _SECONDS_PER_GB * weights // 10**9,
+    }
     done = subprocess.run(
-        [sys.executable, "-m", "tokensurgeon.checkpoint.probe"],
-        input=json.dumps(job),
+        child_command("tokensurgeon.checkpoint.probe"),
+        input=json.dumps({**job, "limits": limits}),
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"},
+        env={**child_environment(), "HF_HUB_OFFLINE": "1"},
         check=False,
     )
+    if done.returncode == -signal.SIGXCPU:
+        return {"error": f"it took more than {limits['seconds']} s of processor time, and was ended"}
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         return {"error": f"exit code {done.returncode}: {lines[-1] if lines else 'no message'}"}
-    seen: dict[str, Any] = json.loads(done.stdout)
+    # Libraries print before it, some of them in a way that no Python notices.
+    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return seen
 
 

@@ -170,7 +170,7 @@ def complete_config(config: Mapping[str, Any], remap: IdRemap) -> tuple[dict[str
     levels = text_levels(config)
     keys = {f"{role}_token_id": _role_value(role, None, remap) for role in ("bos", "eos", "pad")}
     added = {
-        key: value
+        key: _for_class(levels[-1], key, value)
         for key, value in {"vocab_size": remap.rows, **keys}.items()
         if not any(key in level for level in levels)
     }
@@ -306,7 +306,7 @@ def _rewrite_level(config: Mapping[str, Any], remap: IdRemap, prefix: str) -> di
         ):
             new[key] = remap.rows
         elif role and is_text:
-            new[key] = _role_value(role.group(1), value, remap)
+            new[key] = _for_class(config, key, _role_value(role.group(1), value, remap))
         elif isinstance(value, list) and not value:
             new[key] = value
         elif key == _FORCED:
@@ -336,6 +336,19 @@ def _role_value(role: str, old: Any, remap: IdRemap) -> int | list[int] | None: 
     if role in remap.roles:
         return remap.roles[role]
     return followed[0] if followed else None
+
+
+def _for_class(level: Mapping[str, Any], key: str, value: Any) -> Any:  # noqa: ANN401 - a JSON value
+    """What the class of a config takes: some take one id for a role, and refuse to load with several."""
+    if not isinstance(value, list) or "model_type" not in level:
+        return value
+    from transformers import CONFIG_MAPPING
+
+    try:
+        fields = getattr(CONFIG_MAPPING[level["model_type"]], "__dataclass_fields__", {})
+    except KeyError:
+        return value  # a class that comes with the model
+    return value if key not in fields or "list" in str(fields[key].type) else value[0]
 
 
 def _collapse(ids: Sequence[int]) -> int | list[int] | None:

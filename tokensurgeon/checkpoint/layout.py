@@ -95,8 +95,8 @@ _NAMES = (
     (TensorRole.PER_LAYER, r"embed_tokens_per_layer\.weight"),
     (
         TensorRole.EMBEDDING,
-        r"(embed_tokens|wte|word_embeddings|word_embedding|embed_in|tok_embeddings|shared|token_embd"
-        r"|embeddings|embedding|embed|emb)\.weight",
+        r"(embed_tokens|tokens_embed|wte|word_embeddings|word_embedding|embed_in|tok_embeddings|shared|token_embd"
+        r"|embeddings|input_embedding|embedding|embed|emb|transformer\.w)\.weight",
     ),
     (
         TensorRole.HEAD,
@@ -224,7 +224,7 @@ def _main_embedding(tensors: Mapping[str, TensorRef], config: Mapping[str, Any])
             ref.shape[0] not in sizes,
             _main_rank(ref.name),
             -ref.shape[0],
-            ref.name.startswith("decoder."),  # what a sequence-to-sequence model reads is its encoder's
+            "decoder" in ref.name.split("."),  # what a sequence-to-sequence model reads is its encoder's
             ref.name,
         )
     )

@@ -1,7 +1,7 @@
 """Load a checkpoint as a user would, in a process of its own: ``python -m tokensurgeon.checkpoint.probe``.
 
-Reads a job from stdin, writes one JSON document to stdout. Only this file instantiates a model: with its
-weights (task ``read``), or without them to ask what its class ties (task ``ties``).
+Reads a job from stdin, writes one JSON document to stdout, as its last line. Only this file instantiates a
+model: with its weights (task ``read``), or without them to ask what its class ties (task ``ties``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.vocab.special import pinned_time
+from tokensurgeon.child import limit_self
+from tokensurgeon.vocab.chat import pinned_time
 
 
 class _Collector(logging.Handler):
@@ -32,6 +33,7 @@ class _Collector(logging.Handler):
 def main() -> None:
     """Do the job on stdin."""
     job = json.load(sys.stdin)
+    limit_self(**job["limits"])
     out, sys.stdout = sys.stdout, sys.stderr  # a model's own code may print
     import transformers
 
@@ -43,7 +45,7 @@ def main() -> None:
         warnings.simplefilter("always")
         result = _find_ties(job) if job["task"] == "ties" else _read(job)
     result["warnings"] = [*collector.messages, *(str(warning.message) for warning in caught)]
-    json.dump(result, out)
+    out.write(f"\n{json.dumps(result)}\n")
 
 
 def _read(job: dict[str, Any]) -> dict[str, Any]:
@@ -88,13 +90,13 @@ def _run_model(job: dict[str, Any], tokenizer: Any) -> dict[str, Any]:  # noqa: 
         output_loading_info=True,
     )
     model.eval()
-    table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
     generation = getattr(model, "generation_config", None)
     return {
         "class": type(model).__name__,
         "problems": {key: sorted(map(str, value)) for key, value in dict(info).items() if value},
         "embedding_as_stored": _is_stored(table, job["embedding"]),
-        "head_as_stored": head is None or job["head"] is None or _is_stored(head.weight, job["head"]),
+        "head_as_stored": head is None or job["head"] is None or _is_stored(head, job["head"]),
         "positions_from_pad": _counts_from_padding(model, config),
         "default_pad": getattr(type(config)().get_text_config(), "pad_token_id", None),
         "untied_alike": _untied_alike(model, tokenizer, job) if job["untied"] else None,
@@ -194,12 +196,16 @@ def _call(model: Any, tokenizer: Any, prompt: str) -> Any:  # noqa: ANN401
         return model(**inputs)
 
 
-def _is_stored(table: torch.Tensor, embedding: dict[str, str]) -> bool:
-    """Whether a loaded table is the stored one, in the dtype it was loaded in."""
+def _is_stored(module: Any, place: dict[str, str]) -> bool:  # noqa: ANN401
+    """Whether a loaded table is the stored one, in the dtype it was loaded in; some zero their padding."""
     from safetensors import safe_open
 
-    with safe_open(embedding["file"], framework="pt") as file:
-        return torch.equal(file.get_tensor(embedding["name"]).to(table.dtype), table.detach())
+    loaded, padding = module.weight.detach(), getattr(module, "padding_idx", None)
+    with safe_open(place["file"], framework="pt") as file:
+        stored = file.get_tensor(place["name"]).to(loaded.dtype)
+    if stored.shape == loaded.shape and padding is not None and not loaded[padding].any():
+        stored[padding] = 0
+    return torch.equal(stored, loaded)
 
 
 def _forward(model: Any, tokenizer: Any, job: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401

@@ -158,6 +158,7 @@ def main() -> None:
     Raises:
         Exception: A bug; its traceback is for the report of it.
     """
+    console.claim_stdout()
     try:
         code = typer.main.get_command(app).main(standalone_mode=False)
     except TokensurgeonError as error:

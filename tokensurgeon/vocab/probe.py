@@ -1,9 +1,9 @@
-"""Texts on which two readers of one tokenizer must agree, and a conversation to render."""
+"""Texts on which two readers of one tokenizer must agree; a conversation rendered."""
 
 from __future__ import annotations
 
 from tokensurgeon.vocab.canonical import Kind
-from tokensurgeon.vocab.special import render_chat
+from tokensurgeon.vocab.chat import render_chat
 from tokensurgeon.vocab.vocabulary import Vocabulary
 
 _TEXTS = (
@@ -23,12 +23,6 @@ _TEXTS = (
     " word",
     "a",
 )
-
-MESSAGES = [
-    {"role": "user", "content": "What is 2 + 2?"},
-    {"role": "assistant", "content": "4."},
-    {"role": "user", "content": "And in French?"},
-]
 
 PROMPTS = ("The capital of France is", "def add(a, b):\n    return", "1, 2, 3, 4,")
 
@@ -68,5 +62,5 @@ def probe_chat(vocabulary: Vocabulary) -> tuple[str, list[int]] | None:
     Returns:
         None when there is no template, or it refuses the conversation.
     """
-    text = render_chat(vocabulary, MESSAGES)
+    text = render_chat(vocabulary)
     return None if text is None else (text, vocabulary.encode(text))

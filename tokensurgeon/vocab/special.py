@@ -10,19 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.vocab.canonical import Kind
+from tokensurgeon.vocab.chat import SENTINELS, Conversation, render_chat
 from tokensurgeon.vocab.vocabulary import ROLES, Token, Vocabulary
 
 DEFAULT_ROLES = tuple(role for role in ROLES if role != "unk")
 
 # Two tokens with one source: the role that matters more for generation is served first.
 _ROLE_ORDER = ("eos", "bos", "sep", "cls", "mask", "pad", "unk")
-
-_SENTINELS = ("tokensurgeonuserone", "tokensurgeonanswerone", "tokensurgeonusertwo", "tokensurgeonanswertwo")
 
 
 class Origin(StrEnum):
@@ -157,19 +155,13 @@ def chat_markers(vocabulary: Vocabulary) -> dict[str, list[int]]:
     Only the stretches between turns are read: what stands before the first turn (BOS, a default
     system prompt) differs between templates without meaning anything.
     """
-    rendered = render_chat(
-        vocabulary,
-        [
-            {"role": role, "content": content}
-            for role, content in zip(("user", "assistant") * 2, _SENTINELS, strict=True)
-        ],
-    )
+    rendered = render_chat(vocabulary, Conversation.MARKED)
     if rendered is None:
         return {}
     markers: dict[str, list[int]] = {}
     for place, start, end in (
-        ("user to assistant", _SENTINELS[0], _SENTINELS[1]),
-        ("assistant to user", _SENTINELS[1], _SENTINELS[2]),
+        ("user to assistant", SENTINELS[0], SENTINELS[1]),
+        ("assistant to user", SENTINELS[1], SENTINELS[2]),
     ):
         if rendered.count(start) != 1 or rendered.count(end) != 1:
             return {}
@@ -177,42 +169,3 @@ def chat_markers(vocabulary: Vocabulary) -> dict[str, list[int]]:
         ids = vocabulary.encode(between)
         markers[place] = [index for index in ids if vocabulary.tokens[index].kind is Kind.SPECIAL]
     return markers
-
-
-def pinned_time(form: str) -> str:
-    """What templates that print the date get: always the same day, so that two runs render one text.
-
-    Args:
-        form: As for ``strftime``.
-
-    Returns:
-        The date in that form.
-    """
-    return datetime(2024, 7, 26).strftime(form)
-
-
-def render_chat(vocabulary: Vocabulary, messages: list[dict[str, str]]) -> str | None:
-    """Render a conversation with the vocabulary's chat template.
-
-    Args:
-        vocabulary: Brings the template and the names of its special tokens.
-        messages: Role and content of each turn.
-
-    Returns:
-        The text, or None when there is no template or it refuses the conversation.
-    """
-    if vocabulary.chat_template is None:
-        return None
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    names = {f"{role}_token": vocabulary.tokens[index].content for role, index in vocabulary.roles.items()}
-    try:
-        rendered, _ = render_jinja_template(
-            conversations=[messages],
-            chat_template=vocabulary.chat_template,
-            strftime_now=pinned_time,
-            **names,
-        )
-    except Exception:  # noqa: BLE001 - a program that others wrote, in a sandbox, may fail with anything
-        return None
-    return str(rendered[0])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokensurgeon.vocab.chat import render_chat
 from tokensurgeon.vocab.digits import digit_scheme
-from tokensurgeon.vocab.probe import MESSAGES
-from tokensurgeon.vocab.special import render_chat
 from tokensurgeon.vocab.vocabulary import Vocabulary
 from tokensurgeon.vocab.whitespace import WhitespaceScheme, whitespace_scheme
 
@@ -39,7 +38,7 @@ def read_traits(vocabulary: Vocabulary) -> Traits:
     Returns:
         Its traits.
     """
-    chat = render_chat(vocabulary, MESSAGES)
+    chat = render_chat(vocabulary)
     return Traits(
         digits=digit_scheme(vocabulary),
         whitespace=whitespace_scheme(vocabulary),
