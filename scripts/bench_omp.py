@@ -332,6 +332,8 @@ def time_ranks(options: argparse.Namespace) -> None:
         device=torch.device("cpu"),
         batch_size=64,
         advance=lambda count: None,
+        lexicon=cast("Any", None),  # OMP asks neither
+        resources=cast("Any", None),
     )
     processes = connect("cpu")
     runner = Batches(processes).runner(params, context)

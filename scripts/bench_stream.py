@@ -270,5 +270,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except TokensurgeonError as error:
-        console.print_error(str(error))
+        console.print_error(error.code, str(error))
         sys.exit(error.exit_code)
