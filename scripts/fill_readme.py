@@ -35,7 +35,8 @@ def details(summary: str, content: str) -> str:
 
 def demo() -> str:
     """What ``make demo`` prints."""
-    return f"```text\n{(RESULTS / 'demo.txt').read_text(encoding='utf-8').rstrip()}\n```"
+    lines = (RESULTS / "demo.txt").read_text(encoding="utf-8").splitlines()
+    return "\n".join(["```text", *(line.rstrip() for line in lines), "```"])
 
 
 def quality() -> str:
