@@ -16,7 +16,7 @@ BENCH := $(BUILD)/bench
 RESULTS := scripts/results
 MERGEKIT := $(BUILD)/mergekit
 
-.PHONY: help demo models test test-real test-browser test-trust lint fix clean hard
+.PHONY: help demo models test test-real test-browser test-trust coverage lint fix clean hard
 .PHONY: bench bench-omp bench-gpu bench-stream bench-start bench-nearest bench-methods bench-hidden bench-supertokens
 .PHONY: bench-quality bench-edits bench-heal bench-draft results readme
 
@@ -25,6 +25,7 @@ help:
 	@echo "make test       run the tests (a few minutes)"
 	@echo "make test-real  run the tests on the two real models"
 	@echo "make test-trust  hostile input, faults, every model type: a quarter of an hour on two cores, and a table at its end"
+	@echo "make coverage   how much of vocab/ and checkpoint/ tests run; fails below 91 %"
 	@echo "make test-browser  open reports in headless Chromium, where it is installed"
 	@echo "make lint       style, types and docstrings"
 	@echo "make fix        format"
@@ -78,6 +79,11 @@ test-trust: models $(VENV)/clients
 $(VENV)/clients: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint scripts/constraints.txt --editable '.[demo,dev,clients]'
 	@touch $@
+
+# What reads and writes vocabularies and checkpoints; child processes, which load models, do not count.
+coverage: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 tests/vocab tests/checkpoint tests/test_untie.py --cov=tokensurgeon.vocab \
+		--cov=tokensurgeon.checkpoint --cov-report=term --cov-fail-under=91
 
 test-browser: $(VENV)/installed
 	$(BIN)/python -m pytest -m browser

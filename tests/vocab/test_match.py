@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokensurgeon.vocab.canonical import Kind
-from tokensurgeon.vocab.match import Collision, match_vocabularies
+from tokensurgeon.vocab.match import Collision, match_edited, match_vocabularies
 from tokensurgeon.vocab.special import Origin
 
 
@@ -134,6 +134,38 @@ def test_a_normal_piece_goes_before_the_byte_piece_of_the_same_byte(vocabularies
 def test_byte_pieces_match_byte_pieces_of_another_vocabulary(vocabularies):
     found = ordinary(match_vocabularies(vocabularies["unigram-bytes"], vocabularies["sentencepiece"]))
     assert (found["<0x61>"], found["a"]) == ("<0x61>", "a")
+
+
+def test_a_byte_piece_leaves_the_letter_alone_where_both_are_there(build):
+    bytes_alone = build.load(build.sentencepiece(words=[" the"], added=()))
+    both = build.load(build.unigram(words=[" cat"], byte_fallback=True))
+    assert ordinary(match_vocabularies(bytes_alone, both))["<0x63>"] == "<0x63>"
+    there = ordinary(match_vocabularies(both, bytes_alone))
+    assert there["<0x63>"] == "<0x63>"
+    assert "c" not in there
+
+
+def test_a_token_that_an_edit_kept_is_the_same_token(build):
+    base = build.load(build.byte_level())
+    target = build.load(build.byte_level(words=[" zebra"]))
+    end = base.by_content["<|endoftext|>"].id
+    learnt = base.by_content["a"].id
+    stayed = {end: end, learnt: learnt, learnt + 1: len(base) + 5}
+    found = match_edited(target, base, stayed).sources
+    assert {index: source.origin for index, source in found.items()} == {
+        end: Origin.CONTENT,
+        learnt: Origin.MATCHED,
+    }
+    assert found[learnt].embedding == found[learnt].head == (learnt,)
+
+
+def test_the_users_map_goes_before_what_an_edit_kept(build):
+    base = build.load(build.byte_level())
+    end, learnt = base.by_content["<|endoftext|>"].id, base.by_content["a"].id
+    found = match_edited(base, base, {end: end, learnt: learnt}, {"<|endoftext|>": " the"}).sources
+    assert found[end].origin is Origin.MAPPED
+    assert found[end].embedding == (base.by_content["Ġthe"].id,)
+    assert found[learnt].origin is Origin.MATCHED
 
 
 def test_the_inside_of_a_word_is_not_its_start(vocabularies):
