@@ -73,8 +73,9 @@ test-real: $(VENV)/installed models
 	$(BIN)/python -m pytest -m real
 
 # The twenty acceptance tests of the pitfalls, hostile input and faults, and every model type of transformers.
+# With "=", or pytest takes the file for a place of tests before it knows the option.
 test-trust: models $(VENV)/clients
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m trust -n 2 --trust-json $(RESULTS)/trust.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m trust -n 2 --trust-json=$(RESULTS)/trust.json
 
 $(VENV)/clients: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint scripts/constraints.txt --editable '.[demo,dev,clients]'

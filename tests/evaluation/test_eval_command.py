@@ -228,23 +228,21 @@ def test_help_loads_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": "."})
 
 
-def test_bench_writes_its_table_once_and_continues_from_the_cache(
-    bench, model_dir, text, tmp_path, monkeypatch
+def test_bench_makes_and_scores_an_output_once(
+    bench, make_model, sentencepiece, wordpiece, text, tmp_path, monkeypatch
 ):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{bench.START}\nold\n{bench.END}\nafter\n")
-    arguments = ["--model", f"base={model_dir}", "--model", f"new={model_dir}", "--text", str(text)]
-    arguments += ["--max-bytes", "64", "--markdown", str(tmp_path / "table.md"), "--readme", str(readme)]
-    arguments += ["--cache", str(tmp_path / "cache.json")]
+    base, donor = make_model("gemma3", sentencepiece), make_model("llama-tied", sentencepiece, seed=1)
+    found = tmp_path / "quality.json"
+    arguments = [str(base), str(donor), "--text", str(text), "--max-bytes", "64", "--direction", "1"]
+    arguments += ["--only", "pieces", "--work", str(tmp_path / "work"), "--json", str(found)]
     bench.main(arguments)
-    table = (tmp_path / "table.md").read_text()
-    header, _, base, new = table.splitlines()[:4]
-    assert header == "| model | english.txt |"
-    figure = base.split("|")[2].strip()
-    assert base == f"| base | {figure} |"
-    assert new == f"| new | **{figure}** |"
-    assert "`english.txt` 64" in table
-    assert readme.read_text() == f"before\n{bench.START}\n{table}{bench.END}\nafter\n"
+    document = json.loads(found.read_text())
+    assert document["texts"] == {"english.txt": 64}
+    models = document["directions"][0]["models"]
+    assert list(models) == ["base", "pieces"]
+    assert models["pieces"]["seconds"] > 0
+    assert all(model["bits"]["english.txt"] > 0 for model in models.values())
     monkeypatch.setattr(bench, "load_model", None)
+    monkeypatch.setattr(bench.subprocess, "run", None)
     bench.main(arguments)
-    assert (tmp_path / "table.md").read_text() == table
+    assert json.loads(found.read_text()) == document
