@@ -231,7 +231,7 @@ def test_help_loads_no_torch():
 def test_bench_makes_and_scores_an_output_once(
     bench, make_model, sentencepiece, wordpiece, text, tmp_path, monkeypatch
 ):
-    base, donor = make_model("gemma3", sentencepiece), make_model("llama-tied", sentencepiece, seed=1)
+    base, donor = make_model("gemma3", sentencepiece), make_model("llama-tied", wordpiece, seed=1)
     found = tmp_path / "quality.json"
     arguments = [str(base), str(donor), "--text", str(text), "--max-bytes", "64", "--direction", "1"]
     arguments += ["--only", "pieces", "--work", str(tmp_path / "work"), "--json", str(found)]
