@@ -117,12 +117,15 @@ def _fork(work: Callable[[], None]) -> tuple[int, int]:
     """Do something in a process of its own, the first of a group; its id and the pipe of its answer."""
     reading, writing = os.pipe()
     child = os.fork()
+    # What it starts itself is killed with it. Both say so: a kill may come before the child runs at all.
     if child:
+        if os.getpid() == _SERVER:
+            os.setpgid(child, child)
         os.close(writing)
         return child, reading
     os.close(reading)
     if os.getppid() == _SERVER:
-        os.setpgid(0, 0)  # what it starts itself is killed with it
+        os.setpgid(0, 0)
     import torch
 
     # Here, or threads that load weights race to set up what a fork has lost.
