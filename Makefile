@@ -25,7 +25,7 @@ help:
 	@echo "make test       run the tests (a few minutes)"
 	@echo "make test-real  run the tests on the two real models"
 	@echo "make test-trust  hostile input, faults, every model type: a quarter of an hour on two cores, and a table at its end"
-	@echo "make coverage   how much of vocab/ and checkpoint/ tests run; fails below 91 %"
+	@echo "make coverage   how much of vocab/ and checkpoint/ tests run; fails below 95 %"
 	@echo "make test-browser  open reports in headless Chromium, where it is installed"
 	@echo "make lint       style, types and docstrings"
 	@echo "make fix        format"
@@ -84,7 +84,7 @@ $(VENV)/clients: $(VENV)/installed
 # What reads and writes vocabularies and checkpoints; child processes, which load models, do not count.
 coverage: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 tests/vocab tests/checkpoint tests/test_untie.py --cov=tokensurgeon.vocab \
-		--cov=tokensurgeon.checkpoint --cov-report=term --cov-fail-under=91
+		--cov=tokensurgeon.checkpoint --cov-report=term --cov-fail-under=95
 
 test-browser: $(VENV)/installed
 	$(BIN)/python -m pytest -m browser
