@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 MAX_BYTES = 8192
 BATCH_TOKENS = 2048
 MEMORY_GB = 2
-LORA = {"rank": 16, "learning_rate": 4e-4}
+LORA = {"rank": 16, "learning_rate": 3e-4}
 # Rows, and rows with the body; what the base says, and the text alone.
 TRANSPLANT: dict[str, dict[str, Any]] = {
     "chunk_likelihood, new rows and body": {"objective": "chunk_likelihood", "train": "new", "lora": LORA},
@@ -63,6 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     domain.add_argument("--learn", required=True, type=Path, metavar="FILE")
     domain.add_argument("--count", type=int, default=500)
     domain.add_argument("--steps", type=int, default=60)
+    domain.add_argument("--run", choices=list(DOMAIN), action="append", help="only this one")
     return parser.parse_args()
 
 
@@ -133,10 +134,10 @@ def bench_domain(options: argparse.Namespace, found: dict[str, Any], keep: Calla
     found["count"] = options.count
     found["learn"] = {"file": options.learn.name, "bytes": learn.stat().st_size, "judged_bytes": size}
     (found["pieces"],) = score([start], [judge], size)
-    for name, rules in DOMAIN.items():
+    for name in options.run or DOMAIN:
         if name in found:
             continue
-        output = options.work / name
+        rules, output = DOMAIN[name], options.work / name
         budget = {"train": "new", "steps": options.steps, "minutes": 600, "batch_tokens": BATCH_TOKENS}
         told = heal(start, options.base, output, {**budget, **rules}, [learn])
         (told["bits"],) = score([output], [judge], size)

@@ -61,10 +61,11 @@ def test_two_processes_write_what_one_writes(launcher, recipe, tmp_path):
     assert (different, errors) == ([], [])
 
 
-def test_two_processes_heal_as_one_does(recipe, tmp_path):
+@pytest.mark.parametrize("more", [{}, {"lora": {"rank": 2}}], ids=["rows", "rows and body"])
+def test_two_processes_heal_as_one_does(more, recipe, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog, 22 times or 333. " * 100)
-    rules = {"corpus": [str(text)], "steps": 3, "batch_tokens": 2048, "learning_rate": 0.2}
+    rules = {"corpus": [str(text)], "steps": 3, "batch_tokens": 2048, "learning_rate": 0.2, **more}
     changes = [f"heal={rules}", "runtime.memory_gb=0.0001", "method=gaussian"]
     options = [word for change in [*changes, f"output={tmp_path / 'two'}"] for word in ("--set", change)]
     done = launch("-m", "tokensurgeon", "run", recipe, *options)

@@ -64,6 +64,9 @@ _BYTES_A_LOGIT = 8
 _LEAST_PART, _MOST_PART = 64, 2048
 # Of the occurrences of a token, those of others that the teacher takes for it.
 _RARE = 0.02
+# Of its layers, those after which a body has read a token and does not write yet what follows: states after
+# 10 of SmolLM2's 30 taught rows more than those after 5 or 30.
+_WHERE_READ = 1 / 3
 # Held-out text is scored ten times in a run.
 _MOST_HELD_OUT = 4
 
@@ -163,9 +166,8 @@ def heal_rows(
     free = {name: ids for name, ids in free.items() if ids}
     if not free and rules.lora is None:
         return _unchanged(plan, tensors, "no row was made")
-    student = Body(_in_fast_dtype(resources.reload_body()), rules.layer)
+    student = _body(resources.reload_body(), rules)
     teachers, teacher = _find_teacher(plan, resources, student)
-    _refuse_missing_layer(rules, student)
     trained = sorted({index for ids in free.values() for index in ids})
     texts = _Texts(plan, teachers, trained, min(map(_limit, (student, teacher))))
     # What a model writes need not be the same on every device.
@@ -288,26 +290,26 @@ def _find_teacher(plan: Plan, resources: FileResources, student: Body) -> tuple[
     if place is None:
         return resources, student
     theirs = resources.of_model(place)
-    return theirs, Body(_in_fast_dtype(theirs.load_body()), rules.layer)
+    return theirs, _body(theirs.load_body(), rules)
 
 
-def _in_fast_dtype(body: PreTrainedModel) -> PreTrainedModel:
-    """A body that costs as little as it can: what it says is averaged over many tokens."""
-    return body.to(fast_dtype(body.device))
+def _body(model: PreTrainedModel, rules: HealRules) -> Body:
+    """A body that costs as little as it can: what it says is averaged over many tokens.
+
+    Raises:
+        RecipeError: It has no such layer.
+    """
+    layers = model.config.get_text_config().num_hidden_layers
+    layer = max(round(_WHERE_READ * layers), 1) if rules.layer is None else rules.layer
+    if not -layers - 1 <= layer <= layers:
+        raise RecipeError(f"heal.layer: {layer}", f"0 to {layers}, or counted from the end, -1 the last")
+    return Body(model.to(fast_dtype(model.device)), layer)
 
 
 def _limit(body: Body) -> int:
     """Tokens that a model can read at once."""
     limit: int | None = getattr(body.model.config.get_text_config(), "max_position_embeddings", None)
     return limit or 1 << 30
-
-
-def _refuse_missing_layer(rules: HealRules, student: Body) -> None:
-    layers = student.model.config.get_text_config().num_hidden_layers
-    if not -layers - 1 <= rules.layer <= layers:
-        raise RecipeError(
-            f"heal.layer: {rules.layer}", f"0 to {layers}, or counted from the end, -1 the last"
-        )
 
 
 def _objective(plan: Plan, teacher: Body, examples: list[Example]) -> Objective:
@@ -317,7 +319,7 @@ def _objective(plan: Plan, teacher: Body, examples: list[Example]) -> Objective:
         return NextToken()
     if rules.objective == "chunk_likelihood":
         firsts = _first_pieces(plan, _width(teacher), examples) if rules.expected else None
-        return ChunkLikelihood(teacher, firsts, rules.expected)
+        return ChunkLikelihood(teacher, firsts, rules.expected, rules.alpha)
     return TokenDistillation(teacher, rules.alpha)
 
 

@@ -172,24 +172,34 @@ def test_states_are_compared_after_the_new_token_only(teacher, tables):
     theirs = text.teacher_places.tolist()
     assert theirs[0] == at + 1
     missed = sum((student[at + k] - wanted[place]).square().sum() for k, place in enumerate(theirs))
-    slow = missed / wanted[theirs].square().sum(dim=1).mean()
+    slow = 10 * missed / wanted[theirs].square().sum(dim=1).mean()
     loss = TokenDistillation(teacher, 0.0).loss(teacher, tables, [text])
     assert float(loss.detach()) == pytest.approx(float(slow.detach()), rel=1e-4)
 
 
-def test_alpha_adds_as_much_as_the_distance_and_teaches_the_lm_head():
-    teacher = make_teacher(tied=False)
+def test_alpha_is_the_weight_of_the_next_token_and_teaches_the_lm_head():
+    teacher, texts = make_teacher(tied=False), make_texts(2)
     slopes = {}
     for alpha in (0.0, 0.5):
         ends = [make_table(teacher, names=(name,)) for name in NAMES]
         tables = {table.names[0]: table.full() for table in ends}
-        loss = TokenDistillation(teacher, alpha).loss(teacher, tables, make_texts(2))
+        loss = TokenDistillation(teacher, alpha).loss(teacher, tables, texts)
         loss.backward()
         slopes[alpha] = (float(loss.detach()), [table.moves.grad for table in ends])
-    assert slopes[0.5][0] == pytest.approx(1.5 * slopes[0.0][0], rel=1e-5)
+    surprise = float(NextToken().loss(teacher, tables, texts).detach())
+    assert slopes[0.5][0] == pytest.approx(slopes[0.0][0] + 0.5 * surprise, rel=1e-5)
     assert slopes[0.0][1][0].abs().sum() > 0
     assert slopes[0.0][1][1] is None
     assert slopes[0.5][1][1].abs().sum() > 0
+
+
+def test_the_next_token_counts_beside_chunks(teacher, tables):
+    texts = make_texts(2)
+    plain, both = ChunkLikelihood(teacher), ChunkLikelihood(teacher, alpha=0.5)
+    losses = [
+        float(objective.loss(teacher, tables, texts).detach()) for objective in (plain, both, NextToken())
+    ]
+    assert losses[1] == pytest.approx(losses[0] + 0.5 * losses[2], rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", [ChunkLikelihood, lambda teacher: TokenDistillation(teacher, 1.0)])

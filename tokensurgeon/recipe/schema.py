@@ -363,10 +363,14 @@ class HealRules(_Part):
     alpha: float = Field(
         1.0,
         ge=0,
-        description="token_distillation: weight of the next-token loss, which alone teaches rows to write; 0 "
-        "leaves an lm_head as it is",
+        description="weight of the next-token loss beside what the teacher says; in token_distillation "
+        "nothing else teaches rows to write, and 0 leaves an lm_head as it is",
     )
-    layer: int = Field(-1, description="token_distillation: whose hidden states; -1 is the last, 0 the rows")
+    layer: int | None = Field(
+        None,
+        description="token_distillation: whose hidden states; -1 is the last, 0 the rows; null: of the layer "
+        "after a third of them",
+    )
     lora: LoraRules | None = Field(
         None, description="train low-rank changes of the body, too; null: the body stays as it is"
     )

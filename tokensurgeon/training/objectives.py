@@ -33,6 +33,8 @@ _LOGITS = 1 << 20
 _LIKELY = 32
 # Probability of all others, at least.
 _LEAST = 1e-6
+# Nats that a state costs of which nothing is left: about what guessing costs among some ten thousand tokens.
+_ALL_LOST = 10.0
 # Log-probabilities stay this far below 0 after division by the temperature.
 _MARGIN = 1e-6
 
@@ -218,10 +220,14 @@ class ChunkLikelihood(_Taught[tuple[Tensor, Tensor, Tensor]]):
         firsts: ``(W,)`` int64, for each of the teacher's tokens the student's that its text begins with; -1
             for one that has no place among the student's.
         weight: Of what is expected, beside the probability of what comes.
+        alpha: Weight of the next-token loss, which knows what comes where the teacher only expects.
     """
 
-    def __init__(self, teacher: Body, firsts: Tensor | None = None, weight: float = 0.0) -> None:
+    def __init__(
+        self, teacher: Body, firsts: Tensor | None = None, weight: float = 0.0, alpha: float = 0.0
+    ) -> None:
         super().__init__(teacher)
+        self._alpha = alpha
         self._firsts = None if firsts is None else firsts.to(teacher.device)
         self._weight = weight if firsts is not None else 0.0
 
@@ -244,6 +250,7 @@ class ChunkLikelihood(_Taught[tuple[Tensor, Tensor, Tensor]]):
         for row, (example, (theirs, _, shares)) in enumerate(zip(examples, told, strict=True)):
             ours = _by_chunk(found[row, : len(example.chunks), 0], example.chunks, self.items(example))
             parts.append(chunk_losses(ours, theirs).sum())
+            parts.append(-self._alpha * found[row, : len(example.chunks), 0].sum())
             if self._weight:
                 expected = found[row, _starts(example.chunks), 1:]
                 parts.append(self._weight * divergence(shares.to(expected.device), expected))
@@ -281,13 +288,13 @@ class ChunkLikelihood(_Taught[tuple[Tensor, Tensor, Tensor]]):
 
 
 class TokenDistillation(_Taught[Tensor]):
-    """Squared distance of the student's states to the teacher's, 1 for states that are all zero.
+    """Squared distance of the student's states to the teacher's, in nats.
 
     The states compared are those of a text from its first trained token on, wherever both have read the same.
 
     Args:
         teacher: Reads with its own tables.
-        alpha: Weight of the next-token loss, which counts as much as the distance at 1, whatever its size.
+        alpha: Weight of the next-token loss.
     """
 
     def __init__(self, teacher: Body, alpha: float) -> None:
@@ -307,11 +314,8 @@ class TokenDistillation(_Taught[Tensor]):
             wanted = self._ask(example).to(states.device, torch.float32)
             missed = states[row, example.places.to(states.device)].float() - wanted
             parts.append(missed.square().sum() / wanted.square().mean(dim=0).sum().clamp(min=1e-12))
-        distance = torch.stack(parts).sum()
-        if logits is None:
-            return distance
-        surprise = token_losses(logits, texts).sum()
-        return distance + self._alpha * surprise * (distance / surprise).detach()
+        distance = _ALL_LOST * torch.stack(parts).sum()
+        return distance if logits is None else distance + self._alpha * token_losses(logits, texts).sum()
 
     def _listen(self, examples: Sequence[Example]) -> list[Tensor]:
         """``(a, d)`` states of each, kept in main memory as they come."""
