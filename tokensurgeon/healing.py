@@ -294,11 +294,7 @@ def _find_teacher(plan: Plan, resources: FileResources, student: Body) -> tuple[
 
 
 def _body(model: PreTrainedModel, rules: HealRules) -> Body:
-    """A body that costs as little as it can: what it says is averaged over many tokens.
-
-    Raises:
-        RecipeError: It has no such layer.
-    """
+    """A body that costs as little as it can: what it says is averaged over many tokens."""
     layers = model.config.get_text_config().num_hidden_layers
     layer = max(round(_WHERE_READ * layers), 1) if rules.layer is None else rules.layer
     if not -layers - 1 <= layer <= layers:
