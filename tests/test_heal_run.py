@@ -25,6 +25,7 @@ from tokensurgeon.plan import make_plan
 from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.recipe.schema import HealRules
 from tokensurgeon.report.html import render_html
+from tokensurgeon.report.model import load_report
 from tokensurgeon.report.summary import summary_rows
 from tokensurgeon.surgery import operate
 from tokensurgeon.training.heal import Healer
@@ -238,6 +239,24 @@ class TestLora:
         before, after = weights(plain), load_file(tmp_path / "out" / "model.safetensors")
         assert len(trained) == 14
         assert {name for name in before if not before[name].equal(after[name])} == {*trained, *NAMES}
+
+    def test_a_trimmed_model_learns_from_its_base(self, document, corpus, tmp_path, monkeypatch):
+        base, trimmed, out = document("nowhere")["base"], tmp_path / "trimmed", tmp_path / "out"
+        (tmp_path / "few.txt").write_text(TEXT[:30])
+        quiet = ["--set", "verify.forward=false"]
+        words = ["heal", trimmed, base, out, "--lora", 2, "--corpus", corpus, "--steps", 8, *quiet]
+        words += ["--set", "heal.batch_tokens=400", "--set", "heal.lora.learning_rate=0.02"]
+        for call in (["trim", base, trimmed, "--corpus", tmp_path / "few.txt", *quiet], words):
+            monkeypatch.setattr(sys, "argv", ["tokensurgeon", *map(str, call)])
+            with pytest.raises(SystemExit) as ended:
+                main()
+            assert not ended.value.code
+        told = load_report(out).heal
+        assert (told.objective, told.rows, told.layers) == ("chunk_likelihood", 0, 14)
+        assert told.after < told.before
+        before, after = load_file(trimmed / "model.safetensors"), load_file(out / "model.safetensors")
+        trained = load_expectation(out).trained
+        assert {name for name in before if not before[name].equal(after[name])} == set(trained)
 
     def test_a_body_that_gains_nothing_stays(self, made):
         _, _, found = made("llama", learning_rate=1e4, lora=LORA)
