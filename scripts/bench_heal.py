@@ -104,7 +104,7 @@ def score(models: list[Path], texts: list[Path], most: int = MAX_BYTES) -> list[
     ]
 
 
-def judge(models: list[Path], texts: list[Path]) -> list[dict[str, float]]:
+def score_all(models: list[Path], texts: list[Path]) -> list[dict[str, float]]:
     """Bits per byte of each model on each text, and on more of the first."""
     long = score(models, texts[:1], LONG_BYTES)
     return [
@@ -116,7 +116,7 @@ def judge(models: list[Path], texts: list[Path]) -> list[dict[str, float]]:
 def bench_transplant(options: argparse.Namespace, found: dict[str, Any], keep: Callable[[], None]) -> None:
     """Heal one transplant by each objective."""
     if "base" not in found:
-        found["base"], found["transplant"] = judge([options.base, options.transplant], options.text)
+        found["base"], found["transplant"] = score_all([options.base, options.transplant], options.text)
         found["corpus"] = {path.name: path.stat().st_size for path in options.corpus}
     for name in options.run or TRANSPLANT:
         if name in found:
@@ -125,7 +125,7 @@ def bench_transplant(options: argparse.Namespace, found: dict[str, Any], keep: C
         rules = {**budget, "batch_tokens": BATCH_TOKENS, **TRANSPLANT[name]}
         output = options.work / name.replace(" ", "-")
         told = heal(options.transplant, options.base, output, rules, options.corpus)
-        (told["bits"],) = judge([output], options.text)
+        (told["bits"],) = score_all([output], options.text)
         found[name] = told
         keep()
 

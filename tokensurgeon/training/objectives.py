@@ -250,7 +250,8 @@ class ChunkLikelihood(_Taught[tuple[Tensor, Tensor, Tensor]]):
         for row, (example, (theirs, _, shares)) in enumerate(zip(examples, told, strict=True)):
             ours = _by_chunk(found[row, : len(example.chunks), 0], example.chunks, self.items(example))
             parts.append(chunk_losses(ours, theirs).sum())
-            parts.append(-self._alpha * found[row, : len(example.chunks), 0].sum())
+            if self._alpha:
+                parts.append(-self._alpha * found[row, : len(example.chunks), 0].sum())
             if self._weight:
                 expected = found[row, _starts(example.chunks), 1:]
                 parts.append(self._weight * divergence(shares.to(expected.device), expected))
