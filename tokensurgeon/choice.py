@@ -90,8 +90,8 @@ def settle(recipe: Recipe, choice: Choice | None) -> Recipe:
         choice: What was chosen; None for the first candidate as it is.
 
     Returns:
-        One that chooses no method. Unless nothing may be measured, head_scale is still to be chosen and
-        lm_head rows are fitted, where the recipe does not say otherwise.
+        One that chooses no method. Unless nothing may be measured, head_scale and last_piece are still to be
+        chosen and lm_head rows are fitted, where the recipe does not say otherwise.
     """
     if choice is None:
         return recipe.model_copy(update={"method": recipe.methods("embedding")[0]})
@@ -103,7 +103,7 @@ def settle(recipe: Recipe, choice: Choice | None) -> Recipe:
         same = reads.method == writes.method
         changes["method"] = reads.method if same else PerEnd(embedding=reads.method, lm_head=writes.method)
     given = recipe.new_rows.model_fields_set
-    ours = {"head_scale": "auto", "head_fit": HEAD_FIT}
+    ours = {"head_scale": "auto", "head_fit": HEAD_FIT, "last_piece": "auto"}
     missing = {key: value for key, value in ours.items() if key not in given}
     return recipe.model_copy(update=changes | {"new_rows": recipe.new_rows.model_copy(update=missing)})
 

@@ -94,6 +94,9 @@ def _choice(plan: Plan, tensors: list[NewTensor], choice: Choice) -> r.ChoiceSum
     scale = next((new.head_scale for new in tensors if new.head_scale != 1.0), 1.0)
     recipe = plan.recipe.model_dump(mode="json", include={"method", "new_rows"})
     recipe["new_rows"]["head_scale"] = scale
+    tokens = plan.match.target.tokens
+    shares = next((new.last_pieces for new in tensors if new.last_pieces), {})
+    recipe["new_rows"]["last_piece"] = {tokens[index].content: share for index, share in shares.items()}
     return r.ChoiceSummary(
         hidden=choice.hidden,
         share=choice.share,

@@ -46,6 +46,7 @@ from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.evidence import foresee_notices, gather_evidence
 from tokensurgeon.healing import Healing, check_healing, heal_rows
 from tokensurgeon.hidden_anchors import Hidden, hide_anchors, make_hidden
+from tokensurgeon.last_pieces import told_shares
 from tokensurgeon.limits import refuse_costly, refuse_warned
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.notices import Notice
@@ -202,6 +203,7 @@ def preflight(recipe: Recipe, force: bool) -> Plan:
     """
     refuse_existing(Path(recipe.output).expanduser().resolve(), force)
     plan = make_plan(recipe)
+    told_shares(plan)
     find_resources(plan).check()
     check_healing(plan)
     if recipe.verify.fail_on:

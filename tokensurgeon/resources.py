@@ -256,7 +256,7 @@ class FileResources:
             known = [index for index in words if index < rows]
             allowed = Allowed(known, [*known, *(i for i in between if i < rows)]) if script else None
             self._written[key] = sample_texts(
-                self._load_writer(),
+                self.load_fast_body(),
                 self.load_base_tokenizer(),
                 seed=self._seed + turn,
                 samples=samples,
@@ -264,8 +264,8 @@ class FileResources:
             )
         return self._written[key]
 
-    def _load_writer(self) -> PreTrainedModel:
-        """The body in the dtype that is fastest; what it writes need not be exact."""
+    def load_fast_body(self) -> PreTrainedModel:
+        """The base in the dtype that is fastest, for what need not be exact; not kept."""
         body, dtype = self.load_body(), fast_dtype(self._device)
         return body if dtype is body.dtype else self._load_model(str(dtype).removeprefix("torch."))[0]
 

@@ -80,6 +80,7 @@ class NewTensor:
         excluded: Target ids that their rows ruled out as anchors, by reason.
         anchors: Target ids of the anchors used, ascending.
         head_scale: What the made rows' distance to the mean row was multiplied with.
+        last_pieces: Share of the row of the last base piece that was mixed into a made row, by target id.
         note: What else to know.
         healed: Target ids of the rows that training moved, ascending.
         repeats: Those of the rows that trained that were copies of each other before, ascending.
@@ -94,6 +95,7 @@ class NewTensor:
     excluded: dict[str, list[int]] = field(default_factory=dict)
     anchors: list[int] = field(default_factory=list)
     head_scale: float = 1.0
+    last_pieces: dict[int, float] = field(default_factory=dict)
     note: str = ""
     healed: list[int] = field(default_factory=list)
     repeats: list[int] = field(default_factory=list)

@@ -77,11 +77,11 @@ def test_every_byte_and_token_is_scored_once(llama, tokenizers, kind, stride, te
 def test_batch_size_makes_no_difference(request, monkeypatch, tokenizers, body):
     model = request.getfixturevalue(body)
     sizes = []
-    run = bits_per_byte._score_batch
+    run = bits_per_byte.score_windows
     monkeypatch.setattr(
         bits_per_byte,
-        "_score_batch",
-        lambda m, batch, keeps: sizes.append(len(batch)) or run(m, batch, keeps),
+        "score_windows",
+        lambda m, batch: sizes.append(len(batch)) or run(m, batch),
     )
     figures, largest = [], []
     # 1 position: windows in pieces of one token. 24: one window a batch. 120: about four.

@@ -69,8 +69,8 @@ def apply_to_finetune(
         )
     document: dict[str, Any] = {"base": finetune, "donor": str(transplant), "output": output}
     document |= {"method": "carry", "trust_remote_code": trust_remote_code}
-    # Rows that were scaled and fitted already stay as they are.
-    document["new_rows"] = {"head_scale": 1.0, "head_fit": 0.0}
+    # Rows that were scaled, mixed and fitted already stay as they are.
+    document["new_rows"] = {"head_scale": 1.0, "head_fit": 0.0, "last_piece": {}}
     document |= text_and_device(text, device)
     options = with_options(overrides, work_dir=work_dir, fail_on=fail_on, max_bpb_increase=max_bpb_increase)
     mode = Mode(dry_run, as_json, force, if_unchanged)

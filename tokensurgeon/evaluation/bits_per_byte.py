@@ -29,7 +29,15 @@ from tokensurgeon.evaluation.windows import Window, cut_windows, encode, find_bo
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-__all__ = ["ModelScores", "TextScore", "TokenLosses", "load_model", "read_texts", "score_texts"]
+__all__ = [
+    "ModelScores",
+    "TextScore",
+    "TokenLosses",
+    "load_model",
+    "read_texts",
+    "score_texts",
+    "score_windows",
+]
 
 STRIDE_BYTES = 2048
 CONTEXT_BYTES = 1024
@@ -143,7 +151,7 @@ def score_texts(
         )
     bos = find_bos(tokenizer)
     rows = model.get_input_embeddings().weight.shape[0]
-    keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+    keeps = _keeps_logits(model)
     # Positions whose logits fit. A model that always gives all of them gains nothing from shorter pieces.
     most = max(1, logits_bytes // (4 * rows))
     scores = []
@@ -154,7 +162,7 @@ def score_texts(
         _check_windows(model, name, windows, rows)
         bits = np.zeros(len(ids))
         for batch in _batches(windows, most, keeps):
-            for window, losses in zip(batch, _score_batch(model, batch, keeps), strict=True):
+            for window, losses in zip(batch, score_windows(model, batch), strict=True):
                 bits[window.first : window.first + window.scored] = losses
             advance(sum(window.bytes for window in batch))
         if not np.isfinite(bits).all():
@@ -207,12 +215,24 @@ def _shape(batch: list[Window]) -> tuple[int, int]:
     return length, length - min(len(window.ids) - 1 - window.scored for window in batch)
 
 
+def _keeps_logits(model: PreTrainedModel) -> bool:
+    """Whether a model can give the logits of last positions only."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
 @torch.inference_mode()
-def _score_batch(model: PreTrainedModel, batch: list[Window], keeps: bool) -> list[NDArray[np.float64]]:
-    """Bits of the scored tokens of a batch, window by window.
+def score_windows(model: PreTrainedModel, batch: list[Window]) -> list[NDArray[np.float64]]:
+    """Score windows in one pass.
 
     Padding is on the right: in a causal model no real position can see it, whatever its position
     encoding, attention window or state, so a batch gives what its windows give alone.
+
+    Args:
+        model: Causal language model, on any device, in any dtype.
+        batch: Windows of any lengths.
+
+    Returns:
+        For each window ``(scored,)`` minus log2 probabilities.
     """
     length, kept = _shape(batch)
     ids = torch.zeros(len(batch), length, dtype=torch.long)
@@ -224,7 +244,7 @@ def _score_batch(model: PreTrainedModel, batch: list[Window], keeps: bool) -> li
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         use_cache=False,
-        **({"logits_to_keep": kept} if keeps else {}),
+        **({"logits_to_keep": kept} if _keeps_logits(model) else {}),
     ).logits
     left_out = length - logits.shape[1]
     chunk = max(1, _CHUNK_LOGITS // logits.shape[2])

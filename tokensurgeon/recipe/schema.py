@@ -290,9 +290,19 @@ class NewRowRules(_Part):
         description="texts that the base writes for head_fit as it pleases; and a fifth as many in each "
         "writing system, at most eight, that both tokenizers know. More are better and take longer",
     )
+    last_piece: dict[str, Annotated[float, Field(gt=0, le=1)]] | Literal["auto"] = Field(
+        default_factory=dict,
+        description="target token: share of the row of its last base piece in its made embedding row; auto: "
+        "half or all of it for those after which text sampled from the base is read better",
+    )
     norm: Literal["free", "match"] = Field(
         "free", description="match: every row as long as the median row that is kept"
     )
+
+    @property
+    def runs_base(self) -> bool:
+        """Whether rows are judged, or fitted, by running the base."""
+        return "auto" in (self.head_scale, self.last_piece) or self.head_fit > 0
 
 
 class LoraRules(_Part):
@@ -462,15 +472,13 @@ class Recipe(_Part):
     def runs_base(self) -> bool:
         """Whether something is chosen, or learnt, by running the base."""
         chooses = isinstance(self.method, Auto) and self.method.calibrate is not False
-        judged = self.new_rows.head_scale == "auto" or self.new_rows.head_fit > 0
-        return chooses or judged or self.heal is not None
+        return chooses or self.new_rows.runs_base or self.heal is not None
 
     @property
     def may_choose_blindly(self) -> bool:
         """Whether a base that cannot be run is no reason to refuse the recipe."""
-        rules = self.new_rows
         chooses = isinstance(self.method, Auto) and self.method.calibrate is None
-        return chooses and rules.head_scale != "auto" and not rules.head_fit and self.heal is None
+        return chooses and not self.new_rows.runs_base and self.heal is None
 
     @property
     def all_methods(self) -> tuple[AnyMethod, ...]:
