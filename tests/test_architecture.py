@@ -39,7 +39,9 @@ ARROWS = {
     "batches": {"parallel", "checkpoint", "methods"},
     "sourcing": {"plan", "checkpoint", "methods", "vocab"},
     "rows": {"checkpoint", "methods"},
-    "adjust": {"plan", "rows", "resources", "lessons", "checkpoint", "evaluation", "solvers", "vocab"},
+    "last_pieces": {"plan", "rows", "checkpoint", "evaluation"},
+    "adjust": {"plan", "rows", "resources", "lessons", "last_pieces", "checkpoint", "evaluation", "solvers"}
+    | {"vocab"},
     "healing": {"plan", "rows", "resources", "lessons", "adjust", "batches", "parallel", "recipe", "training"}
     | {"checkpoint", "evaluation", "solvers", "vocab"},
     "surgery": {"plan", "sourcing", "device", "checkpoint", "methods", "batches", "solvers"}
@@ -57,6 +59,7 @@ ARROWS = {
     "limits": {"recipe", "report"},
     "record": {"recipe", "checkpoint"},
     "pipeline": {"plan", "hidden_anchors", "choice", "surgery", "healing", "edits", "batches", "parallel"}
+    | {"last_pieces"}
     | {
         "evidence",
         "limits",

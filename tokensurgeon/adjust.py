@@ -46,7 +46,7 @@ _LEAST, _MOST = 0.5, 1.5
 
 
 def adjust_rows(plan: Plan, tensors: Sequence[NewTensor], resources: FileResources) -> list[NewTensor]:
-    """Scale made rows as the recipe says; rows the user spelt out stay as they are.
+    """Change made rows as the recipe says; rows the user spelt out stay as they are.
 
     Args:
         plan: What to do.
@@ -61,7 +61,6 @@ def adjust_rows(plan: Plan, tensors: Sequence[NewTensor], resources: FileResourc
         RecipeError: A share is told for a token whose row is not made.
     """
     rules = plan.recipe.new_rows
-    shares = told_shares(plan)
     adjusted = list(tensors)
     if rules.norm == "match":
         adjusted = [_change(new, _match_norms(new)) for new in adjusted]
@@ -76,7 +75,7 @@ def adjust_rows(plan: Plan, tensors: Sequence[NewTensor], resources: FileResourc
     if scale != 1.0:
         adjusted = [replace(new, head_scale=scale) if _writes(new) else new for new in adjusted]
         adjusted = scale_heads(plan, adjusted, scale)
-    adjusted = _follow_twins(mix_last_pieces(plan, adjusted, shares))
+    adjusted = _follow_twins(mix_last_pieces(plan, adjusted, told_shares(plan)))
     if rules.last_piece == "auto":
         assert reader is not None
         return _choose_last_pieces(plan, adjusted, reader)

@@ -9,7 +9,7 @@ of the last piece. Which they are, text that the base wrote tells: each token is
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -116,9 +116,7 @@ def choose_shares(
     Returns:
         The best of ``SHARES`` by target id, for those of the most used tokens that are surely read better.
     """
-    last = _last_pieces(plan)
-    made = [index for index, method in new.made_by.items() if method != "map" and index in last]
-    places = _find_places(tokenizer, texts, set(made))
+    places = _find_places(tokenizer, texts, _last_pieces(plan))
     ids = sorted(places, key=lambda index: (-len(places[index]), index))[:_MOST_TOKENS]
     ids = [index for index in ids if len(places[index]) >= _LEAST_USES]
     if not ids:
@@ -150,8 +148,9 @@ def choose_shares(
 
 
 def _last_pieces(plan: Plan) -> dict[int, int]:
-    """The last base piece of every token whose row is made, by target id."""
-    return {i: pieces.ids[-1] for i, pieces in zip(plan.wanted, plan.pieces, strict=True) if pieces.ids}
+    """The last base piece of every token whose row is made, unless the user spelt it out, by target id."""
+    spelt = zip(plan.wanted, plan.pieces, strict=True)
+    return {i: pieces.ids[-1] for i, pieces in spelt if pieces.ids and i not in plan.match.sources}
 
 
 def _last_rows(plan: Plan, new: NewTensor, ids: Sequence[int]) -> Tensor:
@@ -161,7 +160,7 @@ def _last_rows(plan: Plan, new: NewTensor, ids: Sequence[int]) -> Tensor:
 
 
 def _find_places(
-    tokenizer: PreTrainedTokenizerFast, texts: dict[str, str], wanted: set[int]
+    tokenizer: PreTrainedTokenizerFast, texts: dict[str, str], wanted: Container[int]
 ) -> dict[int, list[tuple[list[int], int]]]:
     """Where tokens stand that something follows: the text in tokens, opened by its BOS, and a place in it."""
     start = find_bos(tokenizer)
