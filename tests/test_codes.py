@@ -5,14 +5,12 @@ from __future__ import annotations
 import ast
 import difflib
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 import tokensurgeon
 from tokensurgeon import errors
-from tokensurgeon.cli.app import main
 from tokensurgeon.codes import CODES, find_code
 from tokensurgeon.errors import RecipeError, TokensurgeonError
 
@@ -66,26 +64,18 @@ def test_options_and_keys_that_remedies_name_exist():
     assert dotted - {"tokenizer"} <= keys
 
 
-def call(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["tokensurgeon", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    captured = capsys.readouterr()
-    return ended.value.code, captured.out, captured.err
-
-
-def test_explain_tells_a_code_in_any_case_and_lists_all(monkeypatch, capsys):
-    code, out, _ = call(monkeypatch, capsys, "--explain", "ts017")
+def test_explain_tells_a_code_in_any_case_and_lists_all(call):
+    code, out, _ = call("--explain", "ts017")
     assert code == 0
     assert out.startswith(f"TS017: {CODES['TS017'].title}\n")
     assert CODES["TS017"].remedy in out
-    code, out, _ = call(monkeypatch, capsys, "--explain", "all")
+    code, out, _ = call("--explain", "all")
     assert code == 0
     assert all(code in out for code in CODES)
 
 
-def test_an_unknown_code_is_met_with_the_nearest(monkeypatch, capsys):
-    code, _, err = call(monkeypatch, capsys, "--explain", "TS17")
+def test_an_unknown_code_is_met_with_the_nearest(call):
+    code, _, err = call("--explain", "TS17")
     assert code == 2
     near = difflib.get_close_matches("TS17", CODES, n=1)[0]
     assert f"did you mean {near!r}?" in err
@@ -93,6 +83,6 @@ def test_an_unknown_code_is_met_with_the_nearest(monkeypatch, capsys):
         find_code("nonsense")
 
 
-def test_an_error_is_printed_with_its_code(monkeypatch, capsys):
-    code, _, err = call(monkeypatch, capsys, "report", "/nowhere/at/all")
+def test_an_error_is_printed_with_its_code(call):
+    code, _, err = call("report", "/nowhere/at/all")
     assert (code, err.split(":")[0]) == (3, "error TE3")

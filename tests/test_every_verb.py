@@ -41,20 +41,6 @@ BAD_INPUT = {
 }
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command line in this process and give back (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tokensurgeon", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return run
-
-
 def test_every_verb_is_asked():
     assert set(BAD_INPUT) == set(VERBS)
 

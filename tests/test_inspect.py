@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tokensurgeon.checkpoint import reader
-from tokensurgeon.cli.app import main
 from tokensurgeon.vocab.vocabulary import load_vocabulary
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tokensurgeon", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tokensurgeon.cli.app import main
 from tokensurgeon.errors import RecipeError, VerificationError
 from tokensurgeon.limits import refuse_costly
 from tokensurgeon.notices import Notice
@@ -43,20 +42,6 @@ def folder(models, tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command line in this process and give back (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tokensurgeon", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 SKIP = ("run", "recipe.yaml", "--if-unchanged", "skip")

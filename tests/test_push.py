@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from tokensurgeon.cli.app import main
 from tokensurgeon.pipeline import run
 from tokensurgeon.recipe.load import build_recipe
 
@@ -33,20 +31,6 @@ def output(make_model, sentencepiece, byte_level, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command line in this process and give back (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tokensurgeon", "push", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def uploads(monkeypatch):
     """What would go to the hub; nothing does."""
     asked = []
@@ -60,7 +44,7 @@ def uploads(monkeypatch):
 
 
 def test_a_verified_output_is_uploaded(call, uploads, output):
-    code, out, err = call(output, "me/model", "--json")
+    code, out, err = call("push", output, "me/model", "--json")
     assert (code, json.loads(out)["url"]) == (0, "https://hub/me/model"), err
     [asked] = uploads
     assert (asked["directory"], asked["public"]) == (output, False)
@@ -69,7 +53,7 @@ def test_a_verified_output_is_uploaded(call, uploads, output):
 
 
 def test_what_has_no_report_or_did_not_pass_is_not_uploaded(call, uploads, output, tmp_path):
-    assert call(tmp_path, "me/model")[0] == 3
+    assert call("push", tmp_path, "me/model")[0] == 3
     document = json.loads((output / "report.json").read_text())
     failed = Path(shutil.copytree(output, tmp_path / "failed"))
     for checks, said in (
@@ -77,7 +61,7 @@ def test_what_has_no_report_or_did_not_pass_is_not_uploaded(call, uploads, outpu
         ([{**document["checks"][0], "passed": False}], "Verification FAILED: 1 of 1 checks."),
     ):
         (failed / "report.json").write_text(json.dumps({**document, "checks": checks}))
-        code, _, err = call(failed, "me/model")
+        code, _, err = call("push", failed, "me/model")
         assert (code, said in err) == (5, True)
     assert uploads == []
 
@@ -88,6 +72,6 @@ def test_files_that_changed_since_are_not_uploaded(call, uploads, output, tmp_pa
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    code, _, err = call(changed, "me/model")
+    code, _, err = call("push", changed, "me/model")
     assert (code, uploads) == (5, [])
     assert "body" in err or "copied rows" in err

@@ -1,11 +1,9 @@
 """Several reports side by side: on the terminal, as JSON and as a page."""
 
 import json
-import sys
 
 import pytest
 
-from tokensurgeon.cli.app import main
 from tokensurgeon.report.compare import NOTHING, compare_reports
 from tokensurgeon.report.html import render_comparison
 
@@ -23,18 +21,6 @@ def runs(report, other, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.json").write_text(content.dump(), encoding="utf-8")
     return tmp_path / "one", tmp_path / "two"
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tokensurgeon", "report", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def test_every_line_of_any_run_stands_once_and_in_its_place(report, other):
@@ -65,17 +51,17 @@ def test_losses_stand_side_by_side_where_they_are_known(report, other):
 
 
 def test_the_terminal_has_a_column_a_run_and_parses_no_markup(call, runs):
-    code, out, err = call(*runs)
+    code, out, err = call("report", *runs)
     assert code == 0, err
     assert "[/INST]" in out
     assert "anchors.minimum" in out
     assert out.count("1.000 -> 1.100") == 1
-    code, out, _ = call(runs[0], runs[0])
+    code, out, _ = call("report", runs[0], runs[0])
     assert (code, "report: " in out) == (0, True)  # one run
 
 
 def test_json_of_several_runs_is_one_document_with_all_reports(call, runs, report, other):
-    code, out, _ = call(*runs, "--json")
+    code, out, _ = call("report", *runs, "--json")
     document = json.loads(out)
     assert code == 0
     assert document["runs"] == [str(run) for run in runs]
@@ -87,16 +73,16 @@ def test_json_of_several_runs_is_one_document_with_all_reports(call, runs, repor
 
 def test_a_page_is_written_of_one_run_or_of_several(call, runs, tmp_path):
     page = tmp_path / "page.html"
-    assert call(*runs, "--html", page)[0] == 0
+    assert call("report", *runs, "--html", page)[0] == 0
     assert "2 runs" in page.read_text(encoding="utf-8")
-    assert call(runs[0], "--html", page)[0] == 0
+    assert call("report", runs[0], "--html", page)[0] == 0
     assert page.read_text(encoding="utf-8").count("<b>+14.3 %</b>") == 1
-    code, _, err = call(runs[0], "--html", tmp_path)
+    code, _, err = call("report", runs[0], "--html", tmp_path)
     assert (code, "a file that can be written" in err) == (3, True)
 
 
 def test_a_directory_without_a_report_is_named(call, runs, tmp_path):
-    code, out, err = call(*runs, tmp_path)
+    code, out, err = call("report", *runs, tmp_path)
     assert (code, out) == (3, "")
     assert f"{tmp_path}: no report.json" in err
 
