@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -220,6 +221,34 @@ def _keeps_logits(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
+@contextmanager
+def _flat_head(model: PreTrainedModel) -> Iterator[None]:
+    """Let an lm_head see its states as one matrix, until the block ends.
+
+    Given the last positions of several windows in bfloat16, a CPU multiplies one by one, many times slower.
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear):
+        yield
+        return
+    shapes: list[torch.Size] = []
+
+    def flatten(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        shapes.append(given[0].shape[:-1])
+        return given[0].flatten(end_dim=-2)
+
+    def restore(_: torch.nn.Module, __: tuple[torch.Tensor, ...], found: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = found.unflatten(0, shapes.pop())
+        return logits
+
+    hooks = head.register_forward_pre_hook(flatten), head.register_forward_hook(restore)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @torch.inference_mode()
 def score_windows(model: PreTrainedModel, batch: list[Window]) -> list[NDArray[np.float64]]:
     """Score windows in one pass.
@@ -240,12 +269,13 @@ def score_windows(model: PreTrainedModel, batch: list[Window]) -> list[NDArray[n
     for row, window in enumerate(batch):
         ids[row, : len(window.ids) - 1] = torch.tensor(window.ids[:-1])
         mask[row, : len(window.ids) - 1] = 1
-    logits = model(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        use_cache=False,
-        **({"logits_to_keep": kept} if _keeps_logits(model) else {}),
-    ).logits
+    with _flat_head(model):
+        logits = model(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            use_cache=False,
+            **({"logits_to_keep": kept} if _keeps_logits(model) else {}),
+        ).logits
     left_out = length - logits.shape[1]
     chunk = max(1, _CHUNK_LOGITS // logits.shape[2])
     bits = []
