@@ -156,7 +156,7 @@ bench-supertokens: $(VENV)/installed
 # Auto, two other methods, transplant-vocab's and mergekit's, as whole outputs.
 bench-quality: models $(MERGEKIT)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_quality.py $(BUILD)/models/gemma3 $(BUILD)/models/smollm2 \
-		$(TEXTS:%=--text %) --max-bytes 8192 --direction 1 --mergekit $(MERGEKIT)/bin --work $(BENCH)/quality \
+		$(TEXTS:%=--text %) --max-bytes 8192 --mergekit $(MERGEKIT)/bin --work $(BENCH)/quality \
 		--json $(RESULTS)/quality.json
 
 # French of any source: make bench-edits FRENCH=french.txt HELD_OUT=other.txt
