@@ -120,6 +120,29 @@ def test_a_killed_process_ends_all(recipe, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+LEFT = """
+import atexit, os
+from pathlib import Path
+
+def count():  # after all that was registered later
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    os._exit(sum("gloo" in name for name in names))
+
+atexit.register(count)
+from tokensurgeon.parallel import connect
+connect("cpu").exchange(1)
+import torch.distributed.nn
+"""
+
+
+def test_no_thread_of_the_processes_outlives_the_interpreter(tmp_path):
+    # An optimizer imports torch.distributed.nn; with threads left, a heal ended with an abort now and then.
+    program = tmp_path / "left.py"
+    program.write_text(LEFT)
+    done = launch(program)
+    assert done.returncode == 0, done.stderr
+
+
 def test_alone_a_process_exchanges_with_itself(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     processes = connect("auto")

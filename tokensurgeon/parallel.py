@@ -108,6 +108,10 @@ def connect(device: str) -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes()
     import torch
+
+    # Before there is a group: its functions take the group of their import as a default, and a group that is
+    # held for ever has threads that outlive the interpreter, which then aborts now and then.
+    import torch.distributed.nn
     from accelerate import PartialState
 
     state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=_PATIENCE)
