@@ -139,7 +139,8 @@ TEXTS ?= ../shared/data/english.txt ../shared/data/math.txt ../shared/data/udhr/
 bench-methods: models
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_methods.py $(BUILD)/models/gemma3 $(BUILD)/models/smollm2 \
 		$(TEXTS:%=--text %) --max-bytes 4096 \
-		--corpus $(BUILD)/texts/corpus.txt --encoder $(BUILD)/models/minilm --cache $(RESULTS)/methods.json --plot $(BENCH)/methods.png
+		--corpus $(BUILD)/texts/corpus.txt --encoder $(BUILD)/models/minilm --quality $(BENCH)/quality \
+		--cache $(RESULTS)/methods.json --plot $(BENCH)/methods.png
 
 SUPERTOKENS_TEXT ?= ../shared/data/english.txt
 

@@ -4,11 +4,12 @@ A method makes the missing rows of one model given the other's tokenizer. Report
 under the model with those rows; the hidden-anchor error, ``|made - true|^2 / |true - mean|^2`` summed over a
 seeded sample of shared tokens that are treated as missing; processor seconds; and peak memory. Every method
 works in a process of its own. Finished figures are kept in a cache file, so that a long run can be stopped
-and continued; scripts/fill_readme.py makes a table of it::
+and continued; scripts/fill_readme.py makes a table of it. ``method: auto`` also fits rows to the transplant,
+so its whole outputs are scored, where scripts/bench_quality.py left them::
 
     python scripts/bench_methods.py build/models/gemma3 build/models/smollm2 \
         --text english.txt --text math.txt --corpus build/texts/corpus.txt --encoder build/models/minilm \
-        --cache scripts/results/methods.json
+        --quality build/bench/quality --cache scripts/results/methods.json
 """
 
 from __future__ import annotations
@@ -29,10 +30,9 @@ from tokensurgeon import console
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.methods.registry import METHODS
 from tokensurgeon.parallel import Processes
-from tokensurgeon.pipeline import find_resources, settle_method
+from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import Plan, make_plan
 from tokensurgeon.recipe.load import build_recipe
-from tokensurgeon.recipe.schema import Auto
 
 SEED = 0
 
@@ -41,7 +41,6 @@ _OTHER_VERSION = {"carry"}
 
 # What is measured besides every method with its defaults, by label.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "auto": {"method": "auto"},
     "mp_rope, k = 8": {"method": {"name": "mp_rope", "k": 8}},
     "omp, k = 8": {"method": {"name": "omp", "k": 8}},
     "omp, head_scale 1.1": {"method": "omp", "new_rows": {"head_scale": 1.1}},
@@ -75,6 +74,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--label", action="append", help="measure these only; the others come from the cache")
     parser.add_argument("--skip", action="append", default=[], help="LABEL, or DIRECTION:LABEL with 1 or 2")
+    parser.add_argument("--quality", type=Path, help="folder of bench_quality.py's outputs")
     parser.add_argument("--cache", type=Path, default=Path("bench_methods.json"))
     parser.add_argument("--plot", type=Path, help="PNG: bits per byte by processor seconds")
     return parser.parse_args(arguments)
@@ -118,8 +118,6 @@ def make_rows(plan: Plan, path: Path) -> dict[str, Any]:
     """Make all rows, write them to a file, and tell what it took: time on all cores, and peak memory."""
     from safetensors.torch import save_file
 
-    if isinstance(plan.recipe.method, Auto):
-        plan, _ = settle_method(plan, find_resources(plan), Processes())
     new = operate_on(plan)
     spent = resource.getrusage(resource.RUSAGE_SELF)
     save_file({"rows": new.data}, path)
@@ -130,7 +128,6 @@ def make_rows(plan: Plan, path: Path) -> dict[str, Any]:
         "seconds": spent.ru_utime + spent.ru_stime,
         "gigabytes": spent.ru_maxrss * 1024 / 1e9,
         "made": counts,
-        "settled": plan.recipe.model_dump(mode="json")["method"],
     }
 
 
@@ -167,6 +164,14 @@ def score(plan: Plan, path: Path | None, texts: dict[str, str]) -> dict[str, Any
         model.config.get_text_config().vocab_size = len(rows)
         tokenizer = AutoTokenizer.from_pretrained(plan.inputs.target)
     result = score_texts(model, tokenizer, texts)
+    return {text.text: text.bits_per_byte for text in result.scores}
+
+
+def score_output(output: Path, texts: dict[str, str]) -> dict[str, float]:
+    """Bits per byte of a written checkpoint."""
+    from tokensurgeon.evaluation.bits_per_byte import load_model, score_texts
+
+    result = score_texts(*load_model(str(output), device="cpu"), texts)
     return {text.text: text.bits_per_byte for text in result.scores}
 
 
@@ -216,14 +221,16 @@ def measure(direction: int, options: argparse.Namespace, cache: dict[str, Any]) 
             rows = Path(folder) / "rows.safetensors"
             found = apart(make_rows, mine, rows)
             if "failed" not in found:
-                if label == "auto":
-                    # What it chose, without what is fitted to the transplant afterwards.
-                    mine = replace(plan, recipe=build_recipe(document | {"method": found["settled"]}))
                 found |= apart(find_hidden_error, mine, options.hidden)
                 found["bits"] = apart(score, mine, rows, texts)
         cache[key] = found
         console.logger.info("%s", json.dumps({key: found}))
-        replace_file(options.cache, json.dumps(cache, indent=1))
+        replace_file(options.cache, json.dumps(cache, indent=1) + "\n")
+    output = options.quality and options.quality / f"{base.name}-{donor.name}" / "auto"
+    if output and output.is_dir():
+        cost = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
+        cache[f"{direction}:auto"] = {**cost, "bits": apart(score_output, output, texts)}
+        replace_file(options.cache, json.dumps(cache, indent=1) + "\n")
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -236,7 +243,7 @@ def replace_file(path: Path, text: str) -> None:
 def draw(directions: list[int], options: argparse.Namespace, cache: dict[str, Any]) -> None:
     """Plot every method's mean of bits per byte by its processor seconds, a panel for each direction.
 
-    What is worse than the mean row is left out; the best eight and the mean row are named.
+    What is worse than the mean row is left out; the best four and well-known ones are named.
     """
     import matplotlib as mpl
 
@@ -255,13 +262,16 @@ def draw(directions: list[int], options: argparse.Namespace, cache: dict[str, An
             if key.startswith(f"{direction}:") and "failed" not in entry and "," not in key
         }
         own = means.pop("base")
-        named = {*sorted(means, key=lambda label: means[label])[:8], "mean"}
+        named = {*sorted(means, key=lambda label: means[label])[:4], "omp", "pieces", "mean"}
         for label, bits in means.items():
             seconds = cache[f"{direction}:{label}"]["seconds"]
             best = label == "auto"
             axis.plot(seconds, bits, "o", color="tab:red" if best else "tab:blue", ms=7 if best else 4)
             if label in named:
-                axis.annotate(label, (seconds, bits), xytext=(4, 3), textcoords="offset points", fontsize=8)
+                place, side = ((-6, 4), "right") if best else ((4, 3), "left")
+                axis.annotate(
+                    label, (seconds, bits), xytext=place, ha=side, textcoords="offset points", fontsize=8
+                )
         axis.axhline(own, color="grey", lw=0.8)
         axis.set(xscale="log", xlabel="processor seconds", ylabel="bits per byte, mean of the texts")
         axis.set_ylim(own - 0.05, means["mean"] + 0.08)

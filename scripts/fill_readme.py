@@ -75,17 +75,13 @@ def _methods_of(direction: int) -> str:
     rows = [["(base, own tokenizer)", *(f"{bits:.3f}" for bits in base.values()), "", "", "", ""]]
     for label in sorted(found, key=lambda name: sum(found[name]["bits"].values())):
         entry = found[label]
-        name = entry["settled"]["name"] if label == "auto" else label.partition(",")[0]
-        rows.append(
-            [
-                _code(label),
-                *(_best(entry["bits"][text], best[text]) for text in base),
-                f"{entry['hidden_error']:.3f}",
-                f"{entry['made'].get(name, 0) / sum(entry['made'].values()):.0%}",
-                f"{entry['seconds']:.0f}",
-                f"{entry['gigabytes']:.1f}",
-            ]
-        )
+        told = ["", "", f"{entry['seconds']:.0f}", ""]
+        # Of auto there are only whole outputs.
+        if label != "auto":
+            made = entry["made"].get(label.partition(",")[0], 0) / sum(entry["made"].values())
+            told[:2] = f"{entry['hidden_error']:.3f}", f"{made:.0%}"
+            told[3] = f"{entry['gigabytes']:.1f}"
+        rows.append([_code(label), *(_best(entry["bits"][text], best[text]) for text in base), *told])
     models = ("gemma3", "smollm2")[:: 3 - 2 * direction]
     heads = ["method", *base, "hidden-anchor error", "made", "CPU seconds", "GB"]
     return details(f"{models[0]} with the tokenizer of {models[1]}", table(heads, rows))
