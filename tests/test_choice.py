@@ -1,10 +1,14 @@
 """``method: auto`` takes what costs the base least on hidden anchors, and says what else it tried."""
 
+from types import SimpleNamespace
+
 import pytest
 from safetensors.torch import load_file
 
 from tokensurgeon.choice import HEAD_FIT, choose_method, settle
 from tokensurgeon.errors import InputError, RecipeError
+from tokensurgeon.evaluation.bits_per_byte import score_texts
+from tokensurgeon.lessons import judging_texts
 from tokensurgeon.methods.params import (
     AffknnParams,
     AffompParams,
@@ -128,8 +132,81 @@ def test_the_report_tells_what_was_tried_and_its_recipe_gives_the_same_rows(docu
     assert "How the method was chosen" not in (tmp_path / "again/report.html").read_text(encoding="utf-8")
 
 
+class TestMinutes:
+    """What ``method.minutes`` leaves time for."""
+
+    def test_when_they_are_over_the_first_candidate_is_taken_and_no_row_is_fitted(self, document, tmp_path):
+        rules = {"name": "auto", "candidates": CANDIDATES, "minutes": 1e-6}
+        report = run(build_recipe(document(method=rules, output=str(tmp_path / "auto")))).report
+        assert [tried.method for tried in report.choice.tried] == ["mean"]
+        (warning,) = (w for w in report.warnings if w.code == "TS027")
+        assert warning.text.endswith(": affomp, affknn left out, time to fit rows to 0 texts, not 240")
+        changes = report.choice.recipe
+        assert changes["new_rows"]["head_fit"] == 0
+        again = run(build_recipe(document(output=str(tmp_path / "again")) | changes)).report
+        assert not [w for w in again.warnings if w.code == "TS027"]
+        assert _weights(tmp_path / "auto") == _weights(tmp_path / "again")
+
+    @pytest.fixture
+    def choose(self, document, monkeypatch):
+        """Choose by a clock on which texts take 24 seconds to write and one to read."""
+        now = 0.0
+
+        def slow(work, seconds):
+            def slowed(*arguments):
+                nonlocal now
+                now += seconds
+                return work(*arguments)
+
+            return slowed
+
+        monkeypatch.setattr("tokensurgeon.choice.time", SimpleNamespace(monotonic=lambda: now))
+        monkeypatch.setattr("tokensurgeon.choice.judging_texts", slow(judging_texts, 24))
+        monkeypatch.setattr("tokensurgeon.choice.score_texts", slow(score_texts, 1))
+
+        def choose(minutes, **rules):
+            recipe = build_recipe(
+                document(method={"name": "auto", "candidates": CANDIDATES, "minutes": minutes}, **rules)
+            )
+            plan = make_plan(recipe)
+            found = choose_method(plan, find_resources(plan))
+            return found, settle(recipe, found).new_rows
+
+        return choose
+
+    def test_rows_are_fitted_to_as_many_texts_as_what_is_left_allows(self, choose):
+        # Of two minutes 31 seconds are gone, 8 go to head_scale; a text and its five readings take 29 / 24.
+        found, rules = choose(2)
+        assert found.untried == []
+        assert rules.head_texts == found.lessons == int((120 - 31 - 8) * 24 / 29)
+        assert rules.head_fit == HEAD_FIT
+
+    def test_they_never_ask_for_more_text_than_the_recipe(self, choose):
+        found, rules = choose(60, new_rows={"head_texts": 100})
+        assert found.lessons > 100
+        assert rules.head_texts == 100
+
+    def test_too_few_texts_are_none(self, choose):
+        found, rules = choose(1, new_rows={"norm": "match"})
+        assert (len(found.tried), found.lessons) == (3, 0)
+        assert (rules.head_fit, rules.norm) == (0, "match")
+        assert rules.head_scale == found.chosen("both").best
+
+    def test_without_a_limit_all_are_tried_and_the_recipe_says_how_much_text(self, choose):
+        found, rules = choose(None)
+        assert (found.lessons, rules.head_texts) == (None, 240)
+
+
 @pytest.mark.parametrize(
-    "rules", [{"candidates": []}, {"share": 0}, {"share": 1}, {"candidates": ["nosuch"]}, {"budget": 3}]
+    "rules",
+    [
+        {"candidates": []},
+        {"share": 0},
+        {"share": 1},
+        {"candidates": ["nosuch"]},
+        {"budget": 3},
+        {"minutes": 0},
+    ],
 )
 def test_senseless_rules_are_refused(document, rules):
     with pytest.raises(RecipeError):

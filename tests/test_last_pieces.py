@@ -30,7 +30,7 @@ def bigrams(make_model, sentencepiece):
 
 @pytest.fixture
 def plan(bigrams, byte_level, monkeypatch):
-    monkeypatch.setattr(lessons, "_JUDGES", 12)
+    monkeypatch.setattr(lessons, "JUDGES", 12)
     monkeypatch.setattr(last_pieces, "_LEAST_USES", 4)
 
     def plan(last_piece, kind="llama", method="gaussian", **rules):

@@ -20,7 +20,7 @@ def plan(make_model, sentencepiece, byte_level):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(lessons, "_JUDGES", 6)
+    monkeypatch.setattr(lessons, "JUDGES", 6)
     monkeypatch.setattr(lessons, "_LEAST_SPOKEN", 3)
     monkeypatch.setattr(lessons, "_LEAST_KNOWN", 3)
 

@@ -8,6 +8,8 @@ with one another as hidden ones do not.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +20,7 @@ from tokensurgeon.checkpoint.layout import TensorRole
 from tokensurgeon.console import logger, progress
 from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.hidden_anchors import Ends, Hidden, hide_anchors, make_hidden, put_back, row_errors
-from tokensurgeon.lessons import judging_texts
+from tokensurgeon.lessons import JUDGES, judging_texts
 from tokensurgeon.methods.params import AnyMethod
 from tokensurgeon.parallel import Processes
 from tokensurgeon.plan import Plan
@@ -31,6 +33,9 @@ from tokensurgeon.rows import NewTensor
 HEAD_FIT = 0.35
 # Some methods shrink their rows; all are compared at the better of these scales.
 _SCALES = (1.0, 1.1)
+# What follows the choice: readings of the judging text for head_scale, and of every lesson for rows fitted to
+# it, with and without last pieces. Written, lessons are as many times as long as they are more texts.
+_READINGS_TO_SCALE, _READINGS_TO_FIT = 8, 5
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ class Choice:
         bytes: Text the base wrote.
         base_bits: Bits per byte of it with the true rows.
         tried: Candidates, by where their rows were used.
+        untried: Methods that there was no time for.
+        lessons: Texts that there is time to fit rows to; None if there is no limit.
     """
 
     hidden: int
@@ -76,6 +83,8 @@ class Choice:
     bytes: int
     base_bits: float
     tried: list[Tried]
+    untried: list[AnyMethod]
+    lessons: int | None
 
     def chosen(self, ends: Ends) -> Tried | None:
         """The candidate chosen for some ends; None if they were not asked about."""
@@ -90,8 +99,8 @@ def settle(recipe: Recipe, choice: Choice | None) -> Recipe:
         choice: What was chosen; None for the first candidate as it is.
 
     Returns:
-        One that chooses no method. Unless nothing may be measured, head_scale and last_piece are still to be
-        chosen and lm_head rows are fitted, where the recipe does not say otherwise.
+        One that chooses no method. Unless nothing may be measured, or no time is left, head_scale and
+        last_piece are still to be chosen and lm_head rows are fitted, if the recipe does not say otherwise.
     """
     if choice is None:
         return recipe.model_copy(update={"method": recipe.methods("embedding")[0]})
@@ -103,13 +112,17 @@ def settle(recipe: Recipe, choice: Choice | None) -> Recipe:
         same = reads.method == writes.method
         changes["method"] = reads.method if same else PerEnd(embedding=reads.method, lm_head=writes.method)
     given = recipe.new_rows.model_fields_set
-    ours = {"head_scale": "auto", "head_fit": HEAD_FIT, "last_piece": "auto"}
+    ours: dict[str, Any] = {"head_scale": "auto", "head_fit": HEAD_FIT, "last_piece": "auto"}
+    if choice.lessons == 0:
+        ours = {"head_scale": next(found.best for found in (both, writes) if found is not None)}
     missing = {key: value for key, value in ours.items() if key not in given}
+    if choice.lessons:
+        missing["head_texts"] = min(choice.lessons, recipe.new_rows.head_texts)
     return recipe.model_copy(update=changes | {"new_rows": recipe.new_rows.model_copy(update=missing)})
 
 
 def choose_method(plan: Plan, resources: FileResources) -> Choice:
-    """Measure the candidates of ``method: auto`` on hidden anchors.
+    """Measure the candidates of ``method: auto`` on hidden anchors; those there is time for, one at least.
 
     Args:
         plan: A transplant with anchors.
@@ -124,17 +137,26 @@ def choose_method(plan: Plan, resources: FileResources) -> Choice:
     rules = plan.recipe.method
     assert isinstance(rules, Auto)
     seed = plan.recipe.runtime.seed
+    end = time.monotonic() + 60 * (rules.minutes or math.inf)
     hidden = hide_anchors(plan, rules.share, seed)
+    started = time.monotonic()
     texts = judging_texts(plan, resources)
+    writing = time.monotonic() - started
     model, tokenizer = resources.load_body(), resources.load_base_tokenizer()
 
     def read() -> float:
         return score_texts(model, tokenizer, texts).bits_per_byte
 
+    started = time.monotonic()
     base_bits = read()
+    reading = time.monotonic() - started
     tried: list[Tried] = []
+    untried: list[AnyMethod] = []
     with progress("choosing a method", len(rules.tried), "methods") as advance:
         for method in rules.tried:
+            if tried and time.monotonic() >= end:
+                untried.append(method)
+                continue
             made = make_hidden(hidden, method, resources, Batches(Processes()))
             asked: tuple[Ends, ...] = ("both",) if made[0].tied else ("embedding", "lm_head")
             for ends in asked:
@@ -152,7 +174,16 @@ def choose_method(plan: Plan, resources: FileResources) -> Choice:
         bytes=sum(len(text.encode()) for text in texts.values()),
         base_bits=base_bits,
         tried=_mark(tried),
+        untried=untried,
+        lessons=None if rules.minutes is None else _lessons(end - time.monotonic(), writing, reading),
     )
+
+
+def _lessons(left: float, writing: float, reading: float) -> int:
+    """Texts that rows can be fitted to in some seconds, by what writing and reading judging texts took."""
+    count = JUDGES * (left - _READINGS_TO_SCALE * reading) / (writing + _READINGS_TO_FIT * reading)
+    # Fewer teach less than they mislead.
+    return int(count) if count >= JUDGES else 0
 
 
 def _row_error(hidden: Hidden, made: Sequence[NewTensor], ends: Ends) -> float:

@@ -185,6 +185,12 @@ CODES: dict[str, Explanation] = {
         "train.",
         "Give more text, text of the kind the model is for, or more steps.",
     ),
+    "TS027": Explanation(
+        "auto had too little time",
+        "method.minutes were over before every candidate was tried, or what was left of them was too little "
+        "to fit rows to as many texts as new_rows.head_texts asks for.",
+        "Give more minutes, fewer candidates, or no limit.",
+    ),
     TokensurgeonError.code: Explanation(
         "a bug",
         "Something happened that the program does not expect. No output was left behind.",

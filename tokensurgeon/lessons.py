@@ -17,7 +17,7 @@ from tokensurgeon.vocab.scripts import count_scripts, script_of
 from tokensurgeon.vocab.vocabulary import Token
 
 # Texts to judge by, as the base pleases; how many there are to fit to, the recipe says.
-_JUDGES = 24
+JUDGES = 24
 # So many of those as the base pleases for one in each writing system.
 _FREE_FOR_ONE = 5
 # A system with fewer tokens in the target is not worth a text; with fewer in the base there is no text.
@@ -41,7 +41,7 @@ def judging_texts(plan: Plan, resources: FileResources) -> dict[str, str]:
     Raises:
         InputError: The base writes no text.
     """
-    return _write(plan, resources, plan.match.base.tokens, 0, _JUDGES)
+    return _write(plan, resources, plan.match.base.tokens, 0, JUDGES)
 
 
 def lesson_texts(plan: Plan, resources: FileResources) -> dict[str, str]:

@@ -115,13 +115,19 @@ def run(recipe: Recipe, *, force: bool = False) -> Outcome:
 def _choose(plan: Plan, resources: FileResources) -> Choice | None:
     """What auto measured; None, and a notice, for a base that turns out to write nothing."""
     try:
-        return choose_method(plan, resources)
+        choice = choose_method(plan, resources)
     except InputError as error:
         if not plan.recipe.may_choose_blindly:
             raise
         reason = str(error).splitlines()[0]
         plan.notices.append(Notice("TS024", f"{reason}; {plan.recipe.methods('embedding')[0].name} as it is"))
         return None
+    wanted = plan.recipe.new_rows.head_texts
+    if choice.untried or (choice.lessons is not None and choice.lessons < wanted):
+        untried = ", ".join(method.name for method in choice.untried) or "no candidate"
+        left = f"{untried} left out, time to fit rows to {choice.lessons} texts, not {wanted}"
+        plan.notices.append(Notice("TS027", left))
+    return choice
 
 
 def _produce(

@@ -121,6 +121,12 @@ class Auto(_Part):
         "donor brings no weights piece_regression and pieces",
     )
     share: float = Field(0.3, gt=0, lt=1, description="of the anchors, hidden")
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="to choose in: no candidate is begun after them, and rows are fitted to no more text "
+        "than they leave time for; by default there is no limit",
+    )
 
     def with_candidates(self, donor_weights: bool) -> Auto:
         """The same rules with their default candidates spelt out.
