@@ -7,6 +7,7 @@ Each can be run again::
     python scripts/experiments.py lessons build/models/smollm2 build/models/gemma3 --text english.txt
     python scripts/experiments.py first-pieces build/models/gemma3 build/models/smollm2 --text english.txt
     python scripts/experiments.py last-pieces build/models/gemma3 build/models/smollm2 --text english.txt
+    python scripts/experiments.py kernel build/models/gemma3 build/models/smollm2 --text english.txt
 
 ``whitespace``: rows of missing tokens that are white space, by affomp or from their pieces. Gemma 3 with
 SmolLM2's tokenizer (129 such tokens), bits per byte of 4 kB of textwrap.py and of english.txt: affomp 1.396
@@ -103,6 +104,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import normalize
 from transformers import PreTrainedTokenizerFast
 
 from tokensurgeon import console
@@ -117,10 +119,10 @@ from tokensurgeon.evaluation.loading import load_tokenizer
 from tokensurgeon.evaluation.states import read_states
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.evaluation.windows import encode, find_bos
-from tokensurgeon.hidden_anchors import hide_anchors, make_hidden, put_back
+from tokensurgeon.hidden_anchors import hide_anchors, make_hidden, put_back, row_errors
 from tokensurgeon.last_pieces import mix_last_pieces
 from tokensurgeon.lessons import judging_texts, lesson_texts
-from tokensurgeon.methods.params import AffompParams
+from tokensurgeon.methods.params import AffknnParams, AffompParams
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import Plan, make_plan
@@ -348,6 +350,77 @@ def last_pieces(plan: Plan, texts: dict[str, str]) -> None:
         print(name, len(shares), *told, flush=True)
 
 
+def kernel(plan: Plan, texts: dict[str, str]) -> None:
+    """Make hidden anchors by kernel ridge regression, and let rows of one nearness share a move."""
+    resources = find_resources(plan)
+    model, tokenizer = resources.load_fast_body(), resources.load_base_tokenizer()
+    hidden = hide_anchors(plan, 0.3, 0)
+    ids = torch.tensor(hidden.ids)
+    affomp, affknn = (
+        make_hidden(hidden, method, resources, Batches(Processes()))[0]
+        for method in (AffompParams(), AffknnParams())
+    )
+
+    def tell(name: str, rows: Tensor) -> None:
+        data = affomp.data.clone()
+        data[ids] = rows.to(data)
+        new = replace(affomp, data=data)
+        with put_back(model, hidden, [new], "lm_head"):
+            scores = score_texts(model, tokenizer, texts).scores
+        told = (f"{score.text} {score.bits_per_byte:.4f}" for score in scores)
+        print(name, f"row error {row_errors(hidden, new).weighted:.3f}", *told, flush=True)
+
+    ours = _kernel_rows(hidden.plan, ids)
+    for name, rows in (("affomp", affomp.data[ids]), ("affknn", affknn.data[ids]), ("kernel", ours)):
+        tell(name, rows)
+    tell("affomp and kernel, mean", (affomp.data[ids] + ours) / 2)
+    with put_back(model, hidden, [affomp], "embedding"):
+        states, following = read_states(model, tokenizer, lesson_texts(plan, resources))
+    table = map_tensor(affomp.tensor.ref).float().clone()
+    left = torch.tensor([i for i in hidden.plan.match.base.tokens if i < len(table)])
+    spread = spread_root(table, left).float()
+    twins = torch.tensor(hidden.twins)
+    table[twins] = affomp.data[ids].float()
+    systems = group_by_script([plan.match.target.tokens[i] for i in hidden.ids])
+    for name, share, groups in (
+        ("fitted", HEAD_FIT, systems),
+        ("fitted, systems and nearness", HEAD_FIT, 4 * systems + hidden.bins),
+        ("fitted, 0.7", 0.7, systems),
+        ("fitted, 1.2", 1.2, systems),
+    ):
+        tell(
+            name,
+            fit_softmax_rows(states, following, table, twins, share * spread, groups=groups, passes=PASSES),
+        )
+
+
+def _kernel_rows(plan: Plan, ids: Tensor) -> Tensor:
+    """What a ridge map misses, by kernel ridge regression (Nyström) on directions of centred donor rows."""
+    tensor = plan.inputs.layout.embedding
+    donor_rows = donor_counterpart(plan, tensor)
+    assert donor_rows is not None
+    donor = donor_rows[torch.tensor(list(plan.anchors))].float()
+    true = map_tensor(tensor.ref)[torch.tensor(list(plan.anchors.values()))].float()
+    centre, mean = donor.mean(dim=0), true.mean(dim=0)
+    wanted, donor = donor_rows[ids].float() - centre, donor - centre
+    into_base = ridge(donor, true - mean, 0.01)
+    missed = true - mean - donor @ into_base
+    anchors, directions = normalize(donor), normalize(wanted)
+    some = torch.randperm(len(anchors), generator=torch.Generator().manual_seed(0))[:16_384]
+
+    def compare(rows: Tensor) -> Tensor:
+        return ((rows @ anchors[some].mT - 1) / 0.4).exp()
+
+    system = 0.03 * compare(anchors[some])
+    aim = torch.zeros(len(some), missed.shape[1])
+    for span in torch.arange(len(anchors)).split(4096):
+        alike = compare(anchors[span])
+        system += alike.mT @ alike
+        aim += alike.mT @ missed[span]
+    system.diagonal().add_(1e-4 * system.diagonal().mean())
+    return mean + wanted @ into_base + compare(directions) @ torch.linalg.solve(system, aim)
+
+
 def _divergence(states: Tensor, true: Tensor, made: Tensor, hidden: Tensor) -> Tensor:
     """Mean divergence, in nats, of predictions over the anchors after some got other rows."""
     expected = (states @ true.mT).log_softmax(dim=1)
@@ -361,6 +434,7 @@ EXPERIMENTS = {
     "lessons": lessons,
     "first-pieces": first_pieces,
     "last-pieces": last_pieces,
+    "kernel": kernel,
 }
 
 

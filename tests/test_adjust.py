@@ -1,5 +1,6 @@
 """Made rows are scaled as the recipe says, and where it says auto, as the base's own writing says."""
 
+import itertools
 import re
 from collections import Counter
 
@@ -9,13 +10,14 @@ import torch
 from tokensurgeon import adjust
 from tokensurgeon.adjust import climb
 from tokensurgeon.batches import Batches
+from tokensurgeon.checkpoint.expectation import MADE
 from tokensurgeon.errors import InputError
-from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.evaluation.loading import load_model, load_tokenizer
 from tokensurgeon.evaluation.sampling import Allowed, sample_texts
 from tokensurgeon.evaluation.windows import find_bos
 from tokensurgeon.lessons import judging_texts
 from tokensurgeon.parallel import Processes
-from tokensurgeon.pipeline import find_resources
+from tokensurgeon.pipeline import find_resources, run
 from tokensurgeon.plan import make_plan
 from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.surgery import operate
@@ -109,7 +111,6 @@ def test_auto_measures_what_the_output_will_read(rows, make_model, sentencepiece
     model.get_input_embeddings().weight = torch.nn.Parameter(embedding.data.float())
     model.get_output_embeddings().weight = torch.nn.Parameter(head.data.float())
     from tokensurgeon.evaluation.bits_per_byte import score_texts
-    from tokensurgeon.evaluation.loading import load_tokenizer
 
     scores = score_texts(model, load_tokenizer(str(byte_level)), texts).scores
     bits = sum(score.bits for score in scores) / sum(score.bytes for score in scores)
@@ -152,6 +153,74 @@ class TestHeadFit:
         plain, fitted = rows(1.0, "granite"), rows(1.0, "granite", head_fit=1.0)
         for new, old in zip(fitted, plain, strict=True):
             assert new.data.equal(old.data)
+
+
+class TestUnigrams:
+    """Tokens that the target uses more or less often than the base did."""
+
+    @pytest.fixture
+    def helpful(self, monkeypatch):
+        """Whatever is judged reads better than what was judged before it."""
+        bits = itertools.count(9, -1)
+        monkeypatch.setattr(adjust._Reader, "bits", lambda *_: float(next(bits)))
+
+    @pytest.mark.parametrize("kind", ["llama", "llama-tied"])
+    def test_rows_move_along_one_direction_and_the_others_stay_copies(self, rows, kind, helpful):
+        plain, moved = rows(1.0, kind), rows(1.0, kind, unigrams=True)
+        head, before = moved[-1], plain[-1]
+        assert "unigrams moved" in head.note
+        changed = (head.data != before.data).any(dim=1).nonzero()[:, 0].tolist()
+        assert head.healed == changed
+        assert any(before.source[index] >= 0 for index in changed), "kept rows move too"
+        assert all(head.source[index] == MADE for index in changed)
+        assert all(
+            old == new
+            for at, (old, new) in enumerate(zip(before.source, head.source, strict=True))
+            if at not in set(changed)
+        )
+        moves = (head.data - before.data)[changed].double()
+        assert torch.linalg.matrix_rank(moves, rtol=0.02) == 1
+        if kind == "llama":
+            assert moved[0].data.equal(plain[0].data), "the embedding of a base that is not tied stays"
+
+    def test_special_tokens_stay(self, rows, byte_level, helpful):
+        head = rows(1.0, "llama", unigrams=True)[-1]
+        special = set(load_tokenizer(str(byte_level)).all_special_ids)
+        assert special
+        assert not special & set(head.healed)
+
+    def test_text_that_rows_were_fitted_to_is_read_better(self, rows, monkeypatch):
+        monkeypatch.setattr(adjust, "lesson_texts", judging_texts)
+        note = rows(1.0, "llama", unigrams=True)[-1].note
+        before, after = map(float, re.findall(r"takes ([0-9.]+) bits per byte before, ([0-9.]+)", note)[0])
+        assert "unigrams moved" in note
+        assert after < before
+
+    def test_rows_are_left_where_they_were_if_other_text_is_read_worse(self, rows, monkeypatch):
+        def mislead(states, following, table):
+            return 9 * torch.randn(len(table)), states.mean(dim=0)
+
+        monkeypatch.setattr(adjust, "fit_unigrams", mislead)
+        plain, fitted = rows(1.0, "llama-tied"), rows(1.0, "llama-tied", unigrams=True)
+        assert fitted[0].data.equal(plain[0].data)
+        assert fitted[0].source == plain[0].source
+        assert "unigrams left rows as they were" in fitted[0].note
+
+    def test_an_output_with_moved_rows_is_verified_and_tells_of_them(
+        self, make_model, sentencepiece, byte_level, tmp_path, helpful
+    ):
+        document = {
+            "base": str(make_model("llama-tied", sentencepiece)),
+            "target": str(byte_level),
+            "output": str(tmp_path / "out"),
+            "method": "gaussian",
+            "new_rows": {"unigrams": True},
+        }
+        report = run(build_recipe(document)).report
+        assert all(check.passed for check in report.checks)
+        (tensor,) = report.tensors
+        assert tensor.healed > 0
+        assert "unigrams moved" in tensor.note
 
 
 def test_copies_of_a_table_stay_copies(rows):

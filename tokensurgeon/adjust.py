@@ -28,8 +28,9 @@ from tokensurgeon.lessons import judging_texts, lesson_texts
 from tokensurgeon.notices import some_tokens
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
-from tokensurgeon.rows import NewTensor, mean_row, spread_root
-from tokensurgeon.solvers.softmax import fit_softmax_rows
+from tokensurgeon.rows import NewTensor, follow_twins, mean_row, spread_root, train_rows
+from tokensurgeon.solvers.softmax import fit_softmax_rows, fit_unigrams
+from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.scripts import count_scripts, script_of
 from tokensurgeon.vocab.vocabulary import Token
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 # Times that rows are led past the text they are fitted to; twice as many gain nothing.
 PASSES = 6
+
+# A token that occurs a twentieth more or less often than expected keeps its row.
+_LEAST_SHIFT = 0.05
 
 _BLOCK = 8192
 _LEAST_GROUP = 20
@@ -64,24 +68,27 @@ def adjust_rows(plan: Plan, tensors: Sequence[NewTensor], resources: FileResourc
     adjusted = list(tensors)
     if rules.norm == "match":
         adjusted = [_change(new, _match_norms(new)) for new in adjusted]
-    if not any(_free_ids(new) for new in adjusted):
-        return _follow_twins(adjusted)
+    if not any(_free_ids(new) for new in adjusted) and not rules.unigrams:
+        return follow_twins(adjusted)
     reader = _Reader(plan, resources) if rules.runs_base else None
     scale = rules.head_scale
     if scale == "auto":
         assert reader is not None
-        scale, note = _choose_scale(plan, _follow_twins(adjusted), reader)
+        scale, note = _choose_scale(plan, follow_twins(adjusted), reader)
         adjusted = [replace(new, note=note) if _writes(new) else new for new in adjusted]
     if scale != 1.0:
         adjusted = [replace(new, head_scale=scale) if _writes(new) else new for new in adjusted]
         adjusted = scale_heads(plan, adjusted, scale)
-    adjusted = _follow_twins(mix_last_pieces(plan, adjusted, told_shares(plan)))
+    adjusted = follow_twins(mix_last_pieces(plan, adjusted, told_shares(plan)))
     if rules.last_piece == "auto":
         assert reader is not None
-        return _choose_last_pieces(plan, adjusted, reader)
-    if rules.head_fit:
+        adjusted = _choose_last_pieces(plan, adjusted, reader)
+    elif rules.head_fit:
         assert reader is not None
-        return _fit_heads(plan, adjusted, reader)[0]
+        adjusted, _ = _fit_heads(plan, adjusted, reader)
+    if rules.unigrams:
+        assert reader is not None
+        adjusted = _fit_unigrams(plan, adjusted, reader)
     return adjusted
 
 
@@ -96,9 +103,7 @@ def scale_heads(plan: Plan, tensors: Sequence[NewTensor], scale: float) -> list[
     Returns:
         The tensors in their order; rows that the user spelt out stay as they are.
     """
-    return _follow_twins(
-        [_change(new, _scaled(plan, new, scale)) if _writes(new) else new for new in tensors]
-    )
+    return follow_twins([_change(new, _scaled(plan, new, scale)) if _writes(new) else new for new in tensors])
 
 
 def _writes(new: NewTensor) -> bool:
@@ -118,12 +123,6 @@ def _change(new: NewTensor, rows: Tensor | None) -> NewTensor:
     data = new.data.clone()
     data[torch.tensor(_free_ids(new), dtype=torch.int64)] = rows.to(data.dtype)
     return replace(new, data=data)
-
-
-def _follow_twins(tensors: Sequence[NewTensor]) -> list[NewTensor]:
-    """Copies of another tensor take its contents."""
-    by_name = {new.tensor.name: new for new in tensors}
-    return [replace(new, data=by_name[new.equal_to].data) if new.equal_to else new for new in tensors]
 
 
 def _match_norms(new: NewTensor) -> Tensor | None:
@@ -171,7 +170,7 @@ class _Reader:
         rules = plan.recipe.new_rows
         # All of it is written before the body gets other rows.
         self.texts = judging_texts(plan, resources)
-        learns = rules.head_fit > 0 or rules.last_piece == "auto"
+        learns = rules.head_fit > 0 or rules.last_piece == "auto" or rules.unigrams
         self.lessons = lesson_texts(plan, resources) if learns else {}
         self.tokenizer = load_target_tokenizer(plan)
         self._plan, self._resources = plan, resources
@@ -237,7 +236,7 @@ def _choose_last_pieces(plan: Plan, tensors: Sequence[NewTensor], reader: _Reade
     shares = reader.choose_shares(tensors)
     if not shares:
         return plain
-    mixed, after = finish(plan, _follow_twins(mix_last_pieces(plan, tensors, shares)), reader)
+    mixed, after = finish(plan, follow_twins(mix_last_pieces(plan, tensors, shares)), reader)
     helped = after < before
     what = "mixed rows" if helped else "left rows as they were"
     logger.info("last_piece %s: %.4f bits per byte, %.4f without", what, after, before)
@@ -265,7 +264,7 @@ def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tup
         logger.warning("head_fit: the base does more to its logits than multiply; rows left as they were")
         return list(tensors), before
     fitted = [_change(new, _fitted(plan, new, *examples)) if _writes(new) else new for new in tensors]
-    fitted = _follow_twins(fitted)
+    fitted = follow_twins(fitted)
     after = reader.bits(fitted)
     logger.info("head_fit: %.4f bits per byte, %.4f before", after, before)
     helped = after < before
@@ -276,6 +275,37 @@ def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tup
     )
     kept = fitted if helped else tensors
     return [_add_note(new, note) if _writes(new) else new for new in kept], min(before, after)
+
+
+def _fit_unigrams(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> list[NewTensor]:
+    """Rows that write, moved until tokens are expected as often as they occur; kept if that helps."""
+    before = reader.bits(tensors)
+    examples = reader.examples(tensors)
+    if examples is None:
+        logger.warning("unigrams: the base does more to its logits than multiply; rows left as they were")
+        return list(tensors)
+    kinds = ((index, token.kind) for index, token in plan.match.target.tokens.items())
+    ordinary = sorted(index for index, kind in kinds if kind is not Kind.SPECIAL)
+    moved = []
+    for new in tensors:
+        if _writes(new):
+            shifts, along = fit_unigrams(*examples, new.data.to(examples[0].device, torch.float32))
+            spelt = {index for index, method in new.made_by.items() if method == "map"}
+            ids = [i for i in ordinary if abs(shifts[i]) > _LEAST_SHIFT and i not in spelt]
+            rows = new.data[ids].float() + (shifts[ids, None] * along).cpu()
+            new = train_rows(new, ids, rows)
+        moved.append(new)
+    moved = follow_twins(moved)
+    after = reader.bits(moved)
+    logger.info("unigrams: %.4f bits per byte, %.4f before", after, before)
+    helped = after < before
+    count = max(len(new.healed) for new in moved)
+    what = f"moved {count:,} rows" if helped else "left rows as they were"
+    note = (
+        f"unigrams {what}: text sampled from the base that they were not fitted to takes {before:.3f} bits "
+        f"per byte before, {after:.3f} after"
+    )
+    return [_add_note(new, note) if _writes(new) else new for new in (moved if helped else tensors)]
 
 
 def _add_note(new: NewTensor, note: str) -> NewTensor:

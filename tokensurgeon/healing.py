@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tokensurgeon.adjust import load_target_tokenizer
 from tokensurgeon.batches import Batches
-from tokensurgeon.checkpoint.expectation import MADE, load_expectation, row_digests
+from tokensurgeon.checkpoint.expectation import MADE, load_expectation
 from tokensurgeon.checkpoint.index import TensorRef
 from tokensurgeon.checkpoint.layout import TensorRole
 from tokensurgeon.checkpoint.reader import map_tensor
@@ -38,7 +38,7 @@ from tokensurgeon.parallel import Processes
 from tokensurgeon.plan import Plan
 from tokensurgeon.recipe.schema import HealRules
 from tokensurgeon.resources import FileResources
-from tokensurgeon.rows import NewTensor, spread_root
+from tokensurgeon.rows import NewTensor, follow_twins, spread_root, train_rows
 from tokensurgeon.solvers.dictionary import fast_dtype
 from tokensurgeon.solvers.omp import is_out_of_memory
 from tokensurgeon.training.corpus import check_corpus, read_pieces
@@ -206,7 +206,7 @@ def heal_rows(
     if told.ended == "diverged":
         plan.notices.append(Notice("TS025", f"after {told.steps} steps"))
     if told.best_step:
-        healed = _follow_twins([_healed(plan, new, tables.get(new.tensor.name), told) for new in tensors])
+        healed = follow_twins([_healed(plan, new, tables.get(new.tensor.name), told) for new in tensors])
     else:
         healed = _unchanged(plan, tensors, _gain(told)).tensors
     return Healing(
@@ -572,35 +572,9 @@ def _healed(plan: Plan, new: NewTensor, table: Table | None, told: Healed) -> Ne
     """A tensor with its trained rows, and what has to be said of them."""
     if table is None:
         return new
-    ids = table.free.tolist()
-    data = new.data.clone()
-    data[ids] = table.rows().detach().to("cpu", data.dtype)
-    moved = [ids[at] for at in (data[ids] != new.data[ids]).any(dim=1).nonzero()[:, 0].tolist()]
-    source = list(new.source)
-    for index in moved:
-        source[index] = MADE
-    digests = list(row_digests(new.data, ids))
-    counts = Counter(digests)
     rules = plan.recipe.heal
     assert rules is not None
-    note = f"heal ({rules.objective}) moved {len(moved):,} rows: {_gain(told)}"
-    return replace(
-        new,
-        data=data,
-        source=source,
-        healed=moved,
-        repeats=[index for index, digest in zip(ids, digests, strict=True) if counts[digest] > 1],
-        note=_join(new.note, note),
-    )
-
-
-def _follow_twins(tensors: list[NewTensor]) -> list[NewTensor]:
-    """Copies of another tensor take its contents, and what is known of them."""
-    by_name = {new.tensor.name: new for new in tensors}
-    found = []
-    for new in tensors:
-        twin = by_name.get(new.equal_to or "")
-        if twin is not None:
-            new = replace(new, data=twin.data, source=twin.source, healed=twin.healed, repeats=twin.repeats)
-        found.append(new)
-    return found
+    healed = train_rows(new, table.free.tolist(), table.rows().detach())
+    moved = int((healed.data != new.data).any(dim=1).sum())
+    note = f"heal ({rules.objective}) moved {moved:,} rows: {_gain(told)}"
+    return replace(healed, note=_join(new.note, note))

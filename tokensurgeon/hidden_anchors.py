@@ -195,7 +195,8 @@ def make_hidden(
     rules = recipe.new_rows
     # What is chosen by running the base is chosen on the transplant: hidden tokens have no tokenizer.
     scale = 1.0 if rules.head_scale == "auto" else rules.head_scale
-    rules = rules.model_copy(update={"head_scale": scale, "head_fit": 0.0, "last_piece": {}})
+    ours = {"head_scale": scale, "head_fit": 0.0, "last_piece": {}, "unigrams": False}
+    rules = rules.model_copy(update=ours)
     recipe = recipe.model_copy(update={"method": method, "new_rows": rules})
     return operate(replace(hidden.plan, recipe=recipe), batches, resources)
 

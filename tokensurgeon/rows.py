@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from tokensurgeon.checkpoint.expectation import MADE, row_digests
 from tokensurgeon.checkpoint.layout import VocabTensor
 from tokensurgeon.methods.base import Agreement, InitRows
 
@@ -111,6 +114,54 @@ class NewTensor:
         if self.made is None or self.made.primitives is None or self.equal_to is not None:
             return None
         return f"factors/{self.tensor.name}.safetensors"
+
+
+def train_rows(new: NewTensor, ids: Sequence[int], rows: Tensor) -> NewTensor:
+    """A tensor after training: rows that moved are no copies any more.
+
+    Args:
+        new: As it was.
+        ids: ``n`` target ids, ascending.
+        rows: ``(n, d)`` their rows now.
+
+    Returns:
+        The tensor with those rows, and what has to be said of them.
+    """
+    data = new.data.clone()
+    data[ids] = rows.to("cpu", data.dtype)
+    moved = [ids[at] for at in (data[ids] != new.data[ids]).any(dim=1).nonzero()[:, 0].tolist()]
+    source = list(new.source)
+    for index in moved:
+        source[index] = MADE
+    digests = list(row_digests(new.data, list(ids)))
+    counts = Counter(digests)
+    repeats = [index for index, digest in zip(ids, digests, strict=True) if counts[digest] > 1]
+    return replace(
+        new,
+        data=data,
+        source=source,
+        healed=sorted({*new.healed, *moved}),
+        repeats=sorted({*new.repeats, *repeats}),
+    )
+
+
+def follow_twins(tensors: Sequence[NewTensor]) -> list[NewTensor]:
+    """Copies of another tensor take its contents, and what is known of them.
+
+    Args:
+        tensors: All vocabulary tensors.
+
+    Returns:
+        The tensors in their order.
+    """
+    by_name = {new.tensor.name: new for new in tensors}
+    found = []
+    for new in tensors:
+        twin = by_name.get(new.equal_to or "")
+        if twin is not None:
+            new = replace(new, data=twin.data, source=twin.source, healed=twin.healed, repeats=twin.repeats)
+        found.append(new)
+    return found
 
 
 def mean_row(table: Tensor, ids: Tensor) -> Tensor:

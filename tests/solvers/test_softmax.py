@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tokensurgeon.solvers.softmax import fit_softmax_rows
+from tokensurgeon.solvers.softmax import fit_softmax_rows, fit_unigrams
 
 
 @pytest.fixture
@@ -158,3 +158,46 @@ class TestGroups:
         fitted = fit_softmax_rows(states, following, rows, free, 0.3 * torch.eye(7), groups=groups)
         assert not fitted[20].equal(rows[40])
         assert fitted[21].equal(rows[41])
+
+
+class TestUnigrams:
+    """Shifts with which rows take as much probability as they are right."""
+
+    @pytest.fixture
+    def examples(self):
+        generator = torch.Generator().manual_seed(0)
+        # With a mean, as the states of language models have.
+        states = torch.randn(6000, 6, generator=generator) + torch.tensor([4.0, 0, 0, 0, 0, 0])
+        true = 0.5 * torch.randn(12, 6, generator=generator)
+        following = torch.multinomial((states @ true.T).softmax(dim=1), 1, generator=generator)[:, 0]
+        return states, following, true
+
+    def common(self, examples):
+        """Rows that are right often enough for chance not to matter."""
+        return torch.bincount(examples[1], minlength=12) > 300
+
+    def test_rows_that_are_as_often_right_as_they_are_likely_stay(self, examples):
+        shifts, _ = fit_unigrams(*examples)
+        assert shifts[self.common(examples)].abs().max() < 0.1
+
+    def test_what_was_lost_along_the_mean_state_comes_back(self, examples):
+        states, following, true = examples
+        mean = states.mean(dim=0)
+        lost = torch.zeros(12)
+        lost[[2, 5]] = torch.tensor([1.5, -1.0])
+        rows = true - lost[:, None] * mean / mean.square().sum()
+        shifts, along = fit_unigrams(states, following, rows, passes=4)
+        back = rows + shifts[:, None] * along
+        # Logits may all be off by the same.
+        off = (shifts - lost)[self.common(examples)]
+        assert (off - off.mean()).abs().max() < 0.2
+        counts = torch.bincount(following, minlength=12)
+        taken = (states @ back.T).softmax(dim=1).sum(dim=0)
+        assert ((taken + 10) / (counts + 10)).log().abs().max() < 0.05
+        assert loss(states, following, back) < loss(states, following, rows) - 0.02
+
+    def test_a_token_that_hardly_occurs_and_is_hardly_expected_stays(self, examples):
+        states, following, true = examples
+        rare = torch.cat([true, torch.tensor([[-5.0, 0, 0, 0, 0, 0]])])
+        shifts, _ = fit_unigrams(states, following, rare)
+        assert abs(shifts[12]) < 0.02

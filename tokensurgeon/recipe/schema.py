@@ -276,7 +276,7 @@ class ResourceRules(_Part):
 
 
 class NewRowRules(_Part):
-    """What is done to every row that a method made."""
+    """What is done to rows once methods have made the missing ones."""
 
     head_scale: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         1.0,
@@ -301,14 +301,19 @@ class NewRowRules(_Part):
         description="target token: share of the row of its last base piece in its made embedding row; auto: "
         "half or all of it for those after which text sampled from the base is read better",
     )
+    unigrams: bool = Field(
+        False,
+        description="move lm_head rows, or tied ones, kept rows too, until each token is expected as often "
+        "as it occurs in text that the base writes: for text that the target cuts into letters and bytes",
+    )
     norm: Literal["free", "match"] = Field(
-        "free", description="match: every row as long as the median row that is kept"
+        "free", description="match: every made row as long as the median row that is kept"
     )
 
     @property
     def runs_base(self) -> bool:
         """Whether rows are judged, or fitted, by running the base."""
-        return "auto" in (self.head_scale, self.last_piece) or self.head_fit > 0
+        return "auto" in (self.head_scale, self.last_piece) or self.head_fit > 0 or self.unigrams
 
 
 class LoraRules(_Part):

@@ -27,6 +27,8 @@ _AVERAGE, _SQUARES = 0.9, 0.99
 _DAMPING = 0.1
 # Standard deviation of a group's factor.
 _FACTOR = 0.3
+# Occurrences added to those counted and those expected, so that rare tokens stay where they are.
+_UNSEEN = 10
 
 
 def fit_softmax_rows(
@@ -98,6 +100,47 @@ def fit_softmax_rows(
         fitted = moves.apart(fitted, groups)
     fitted[places] = moves.rows()
     return fitted
+
+
+def fit_unigrams(
+    states: Tensor,
+    following: Tensor,
+    rows: Tensor,
+    *,
+    passes: int = 2,
+    advance: Callable[[int], object] = int,
+) -> tuple[Tensor, Tensor]:
+    """Shift rows until each takes as much probability as it is right, by iterative proportional fitting.
+
+    The states of language models have a large mean, and what rows have along it says little more than how
+    often their tokens occur (the bias that B. Minixhofer et al. learn, arXiv:2405.07883). Here the shift is
+    the logarithm of how often a token occurs over how often it is expected, with some occurrences added.
+
+    Args:
+        states: ``(N, d)`` float32 inputs of the layer.
+        following: ``(N,)`` int64 row that was right for each.
+        rows: ``(V, d)`` float32.
+        passes: Over the examples.
+        advance: Called with the number of examples read since; each is read once a pass.
+
+    Returns:
+        ``(V,)`` float32 shifts of the logits at the mean state, and the ``(d,)`` float32 direction along
+        which a shift of one moves a row.
+    """
+    fast = fast_dtype(states.device)
+    mean = states.mean(dim=0)
+    along = mean / mean.square().sum()
+    coarse = rows.to(fast).mT
+    right = torch.bincount(following, minlength=len(rows)).float()
+    shifts = torch.zeros(len(rows), device=states.device)
+    for _ in range(passes):
+        taken = torch.zeros_like(shifts)
+        for part in states.split(_BATCH):
+            logits = (part.to(fast) @ coarse).float() + (part @ along)[:, None] * shifts
+            taken += logits.softmax(dim=1).sum(dim=0)
+            advance(len(part))
+        shifts += ((right + _UNSEEN) / (taken + _UNSEEN)).log()
+    return shifts, along
 
 
 class _Moves:
