@@ -197,7 +197,7 @@ class TestUnigrams:
         assert after < before
 
     def test_rows_are_left_where_they_were_if_other_text_is_read_worse(self, rows, monkeypatch):
-        def mislead(states, following, table):
+        def mislead(states, following, table, **_):
             return 9 * torch.randn(len(table)), states.mean(dim=0)
 
         monkeypatch.setattr(adjust, "fit_unigrams", mislead)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 # Times that rows are led past the text they are fitted to; twice as many gain nothing.
 PASSES = 6
+_UNIGRAM_PASSES = 2
 
 # A token that occurs a twentieth more or less often than expected keeps its row.
 _LEAST_SHIFT = 0.05
@@ -284,17 +285,9 @@ def _fit_unigrams(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> 
     if examples is None:
         logger.warning("unigrams: the base does more to its logits than multiply; rows left as they were")
         return list(tensors)
-    kinds = ((index, token.kind) for index, token in plan.match.target.tokens.items())
-    ordinary = sorted(index for index, kind in kinds if kind is not Kind.SPECIAL)
-    moved = []
-    for new in tensors:
-        if _writes(new):
-            shifts, along = fit_unigrams(*examples, new.data.to(examples[0].device, torch.float32))
-            spelt = {index for index, method in new.made_by.items() if method == "map"}
-            ids = [i for i in ordinary if abs(shifts[i]) > _LEAST_SHIFT and i not in spelt]
-            rows = new.data[ids].float() + (shifts[ids, None] * along).cpu()
-            new = train_rows(new, ids, rows)
-        moved.append(new)
+    tokens = plan.match.target.tokens.items()
+    ordinary = {index for index, token in tokens if token.kind is not Kind.SPECIAL}
+    moved = [_balanced(new, ordinary, *examples) if _writes(new) else new for new in tensors]
     moved = follow_twins(moved)
     after = reader.bits(moved)
     logger.info("unigrams: %.4f bits per byte, %.4f before", after, before)
@@ -306,6 +299,16 @@ def _fit_unigrams(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> 
         f"per byte before, {after:.3f} after"
     )
     return [_add_note(new, note) if _writes(new) else new for new in (moved if helped else tensors)]
+
+
+def _balanced(new: NewTensor, ordinary: set[int], states: Tensor, following: Tensor) -> NewTensor:
+    """A tensor with the rows of ordinary tokens moved; rows the user spelt out stay as they are."""
+    with progress("fitting unigrams", _UNIGRAM_PASSES * len(states), "tokens") as advance:
+        rows = new.data.to(states.device, torch.float32)
+        shifts, along = fit_unigrams(states, following, rows, passes=_UNIGRAM_PASSES, advance=advance)
+    free = ordinary - {index for index, method in new.made_by.items() if method == "map"}
+    ids = [i for i in (shifts.abs() > _LEAST_SHIFT).nonzero()[:, 0].tolist() if i in free]
+    return train_rows(new, ids, new.data[ids].float() + (shifts[ids, None] * along).cpu())
 
 
 def _add_note(new: NewTensor, note: str) -> NewTensor:

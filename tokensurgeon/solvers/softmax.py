@@ -107,7 +107,7 @@ def fit_unigrams(
     following: Tensor,
     rows: Tensor,
     *,
-    passes: int = 2,
+    passes: int,
     advance: Callable[[int], object] = int,
 ) -> tuple[Tensor, Tensor]:
     """Shift rows until each takes as much probability as it is right, by iterative proportional fitting.
