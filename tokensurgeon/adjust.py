@@ -266,16 +266,7 @@ def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tup
         return list(tensors), before
     fitted = [_change(new, _fitted(plan, new, *examples)) if _writes(new) else new for new in tensors]
     fitted = follow_twins(fitted)
-    after = reader.bits(fitted)
-    logger.info("head_fit: %.4f bits per byte, %.4f before", after, before)
-    helped = after < before
-    what = "moved rows" if helped else "left rows as they were"
-    note = (
-        f"head_fit {what}: text sampled from the base that they were not fitted to takes {before:.3f} bits "
-        f"per byte before, {after:.3f} after"
-    )
-    kept = fitted if helped else tensors
-    return [_add_note(new, note) if _writes(new) else new for new in kept], min(before, after)
+    return _keep_better("head_fit", "moved rows", tensors, fitted, reader, before)
 
 
 def _fit_unigrams(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> list[NewTensor]:
@@ -289,16 +280,28 @@ def _fit_unigrams(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> 
     ordinary = {index for index, token in tokens if token.kind is not Kind.SPECIAL}
     moved = [_balanced(new, ordinary, *examples) if _writes(new) else new for new in tensors]
     moved = follow_twins(moved)
-    after = reader.bits(moved)
-    logger.info("unigrams: %.4f bits per byte, %.4f before", after, before)
-    helped = after < before
     count = max(len(new.healed) for new in moved)
-    what = f"moved {count:,} rows" if helped else "left rows as they were"
+    return _keep_better("unigrams", f"moved {count:,} rows", tensors, moved, reader, before)[0]
+
+
+def _keep_better(
+    name: str,
+    did: str,
+    tensors: Sequence[NewTensor],
+    moved: Sequence[NewTensor],
+    reader: _Reader,
+    before: float,
+) -> tuple[list[NewTensor], float]:
+    """Moved rows, or the tensors as they were if those read better; and the bits of what is kept."""
+    after = reader.bits(moved)
+    logger.info("%s: %.4f bits per byte, %.4f before", name, after, before)
+    helped = after < before
     note = (
-        f"unigrams {what}: text sampled from the base that they were not fitted to takes {before:.3f} bits "
-        f"per byte before, {after:.3f} after"
+        f"{name} {did if helped else 'left rows as they were'}: text sampled from the base that they were "
+        f"not fitted to takes {before:.3f} bits per byte before, {after:.3f} after"
     )
-    return [_add_note(new, note) if _writes(new) else new for new in (moved if helped else tensors)]
+    kept = moved if helped else tensors
+    return [_add_note(new, note) if _writes(new) else new for new in kept], min(before, after)
 
 
 def _balanced(new: NewTensor, ordinary: set[int], states: Tensor, following: Tensor) -> NewTensor:
