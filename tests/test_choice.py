@@ -90,6 +90,7 @@ def test_a_settled_recipe_names_what_was_chosen(choose, document):
             assert settled.method in chosen.values()
         assert settled.new_rows.head_scale == "auto"
         assert settled.new_rows.head_fit == HEAD_FIT
+        assert settled.new_rows.unigrams
 
 
 def test_what_the_recipe_says_of_new_rows_is_kept(choose, document):
@@ -97,7 +98,8 @@ def test_what_the_recipe_says_of_new_rows_is_kept(choose, document):
     recipe = build_recipe(document(new_rows={"head_scale": 1.05, "norm": "match"}))
     rules = settle(recipe, choice).new_rows
     assert (rules.head_scale, rules.head_fit, rules.norm) == (1.05, HEAD_FIT, "match")
-    assert settle(build_recipe(document(new_rows={"head_fit": 0})), choice).new_rows.head_fit == 0
+    rules = settle(build_recipe(document(new_rows={"head_fit": 0, "unigrams": False})), choice).new_rows
+    assert (rules.head_fit, rules.unigrams) == (0, False)
 
 
 def test_auto_may_be_written_in_one_word(document):
@@ -175,10 +177,10 @@ class TestMinutes:
         return choose
 
     def test_rows_are_fitted_to_as_many_texts_as_what_is_left_allows(self, choose):
-        # Of two minutes 31 seconds are gone, 8 go to head_scale; a text and its five readings take 29 / 24.
+        # Of two minutes 31 seconds are gone, 8 go to head_scale; a text and its six readings take 30 / 24.
         found, rules = choose(2)
         assert found.untried == []
-        assert rules.head_texts == found.lessons == int((120 - 31 - 8) * 24 / 29)
+        assert rules.head_texts == found.lessons == int((120 - 31 - 8) * 24 / 30)
         assert rules.head_fit == HEAD_FIT
 
     def test_they_never_ask_for_more_text_than_the_recipe(self, choose):

@@ -34,8 +34,9 @@ HEAD_FIT = 0.35
 # Some methods shrink their rows; all are compared at the better of these scales.
 _SCALES = (1.0, 1.1)
 # What follows the choice: readings of the judging text for head_scale, and of every lesson for rows fitted to
-# it, with and without last pieces. Written, lessons are as many times as long as they are more texts.
-_READINGS_TO_SCALE, _READINGS_TO_FIT = 8, 5
+# it, with and without last pieces, and for unigrams. Written, lessons are as many times as long as they are
+# more texts.
+_READINGS_TO_SCALE, _READINGS_TO_FIT = 8, 6
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def settle(recipe: Recipe, choice: Choice | None) -> Recipe:
 
     Returns:
         One that chooses no method. Unless nothing may be measured, or no time is left, head_scale and
-        last_piece are still to be chosen and lm_head rows are fitted, if the recipe does not say otherwise.
+        last_piece are still to be chosen and lm_head rows are fitted and moved, if the recipe does not say
+        otherwise.
     """
     if choice is None:
         return recipe.model_copy(update={"method": recipe.methods("embedding")[0]})
@@ -112,7 +114,12 @@ def settle(recipe: Recipe, choice: Choice | None) -> Recipe:
         same = reads.method == writes.method
         changes["method"] = reads.method if same else PerEnd(embedding=reads.method, lm_head=writes.method)
     given = recipe.new_rows.model_fields_set
-    ours: dict[str, Any] = {"head_scale": "auto", "head_fit": HEAD_FIT, "last_piece": "auto"}
+    ours: dict[str, Any] = {
+        "head_scale": "auto",
+        "head_fit": HEAD_FIT,
+        "last_piece": "auto",
+        "unigrams": True,
+    }
     if choice.lessons == 0:
         ours = {"head_scale": next(found.best for found in (both, writes) if found is not None)}
     missing = {key: value for key, value in ours.items() if key not in given}
