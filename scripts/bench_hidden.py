@@ -60,6 +60,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-bytes", type=int, default=4096)
     parser.add_argument("--share", type=float, default=0.3)
     parser.add_argument("--seed", type=int, action="append", help="default: 0, 1 and 2")
+    parser.add_argument("--head-texts", type=int, default=240, help="texts of the base that rows are fitted to")
     parser.add_argument("--direction", type=int, choices=(1, 2), action="append")
     parser.add_argument("--cache", type=Path, default=Path("bench_hidden.json"))
     return parser.parse_args(arguments)
@@ -70,7 +71,8 @@ class Bench:
 
     def __init__(self, base: Path, donor: Path, options: argparse.Namespace) -> None:
         self.options = options
-        document = {"base": str(base), "donor": str(donor), "output": "nowhere", "method": "auto"}
+        pair = {"base": str(base), "donor": str(donor), "output": "nowhere"}
+        document = {**pair, "method": "auto", "new_rows": {"head_texts": options.head_texts}}
         self.plan = make_plan(build_recipe(document))
         self.resources: FileResources = find_resources(self.plan)
         self.texts = read_texts(options.text, options.max_bytes)
