@@ -14,6 +14,7 @@ from tokensurgeon.checkpoint.expectation import MADE
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import load_model, load_tokenizer
 from tokensurgeon.evaluation.sampling import Allowed, sample_texts
+from tokensurgeon.evaluation.trace import trace_row
 from tokensurgeon.evaluation.windows import find_bos
 from tokensurgeon.lessons import judging_texts
 from tokensurgeon.parallel import Processes
@@ -221,6 +222,15 @@ class TestUnigrams:
         (tensor,) = report.tensors
         assert tensor.healed > 0
         assert "unigrams moved" in tensor.note
+        origins = Counter()
+        for index in range(report.vocabulary.target_tokens):
+            (row,) = trace_row(tmp_path / "out", index, nearest=0)
+            origins[row.origin] += 1
+            assert (row.method == "gaussian") == (row.origin == "made")
+            assert ("unigrams moved" in row.note) == (row.origin in ("made", "moved"))
+        assert origins["copied"] == tensor.copied
+        assert origins["made"] == tensor.made
+        assert 0 < origins["moved"] <= tensor.healed
 
 
 def test_copies_of_a_table_stay_copies(rows):

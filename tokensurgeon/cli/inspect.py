@@ -391,9 +391,10 @@ def _row_facts(row: dict[str, Any]) -> dict[str, Any]:
     if row["method_makes"]:
         method = f"{method}: {row['method_makes']}"
     decided = f" ({row['decided_by']})" if row["decided_by"] else ""
+    origin = "a base row, moved since: see the note" if row["origin"] == "moved" else row["origin"]
     return {
         "role": row["role"],
-        "origin": row["origin"] if row["base_id"] is None else f"copy of base row {row['base_id']}{decided}",
+        "origin": origin if row["base_id"] is None else f"copy of base row {row['base_id']}{decided}",
         "method": "spelt out by the user" if method == "map" else method,
         "residual": row["residual"],
         "norm": row["norm"],

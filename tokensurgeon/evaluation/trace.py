@@ -49,7 +49,8 @@ class RowTrace:
     Attributes:
         tensor: Its name.
         role: A ``TensorRole``.
-        origin: ``copied``, ``made`` or ``padding``.
+        origin: ``copied``, ``moved`` if it was a base row until training or unigrams moved it, ``made`` or
+            ``padding``.
         base_id: The base row it is a copy of; None for others.
         decided_by: Why that one, for special tokens, as the report says; else empty.
         method: What made it; None for others, and where the report does not tell.
@@ -58,7 +59,7 @@ class RowTrace:
         norm: Of the row as written.
         nearest: Other ids with the cosine of their rows as written, the most similar first.
         equal_to: A tensor with the same contents, whose rows are the nearest too; None without one.
-        note: What the report says of all made rows of the tensor.
+        note: What the report says of all made and moved rows of the tensor.
     """
 
     tensor: str
@@ -145,6 +146,9 @@ def _trace(
     ids = made.get("ids", [])
     place = ids.index(index) if source == MADE and index in ids else None
     method, residual, made_of = None, None, []
+    origin = {MADE: "made", PADDING: "padding"}.get(source, "copied")
+    if origin == "made" and place is None and told.get("healed") and rows.equal_to is None:
+        origin = "moved"
     if place is not None:
         names = made["source_tokens"]
         method, residual = made["methods"][place], made["residuals"][place]
@@ -155,7 +159,7 @@ def _trace(
     return RowTrace(
         tensor=name,
         role=rows.role,
-        origin="made" if source == MADE else "padding" if source == PADDING else "copied",
+        origin=origin,
         base_id=source if source >= 0 else None,
         decided_by="",
         method=method,

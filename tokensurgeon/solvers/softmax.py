@@ -10,7 +10,7 @@ which no example shows learn from those that some do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from tokensurgeon.solvers.dictionary import fast_dtype
 # learn: it stays, and its part of every normaliser is a constant.
 _LEAST_MASS = 0.05
 _BATCH = 1024
+# Of a batch's logits, a CPU works on so many rows at a time: they stay in its cache, which halves the time.
+_CACHED_ROWS = 16
 _STEP = 0.02
 _AVERAGE, _SQUARES = 0.9, 0.99
 # Keeps the step of a coordinate small whose gradient is.
@@ -88,12 +90,15 @@ def fit_softmax_rows(
     moves = _Moves(start, root, rows.mean(dim=0), None if groups is None else groups[places])
     for step, some in enumerate(batches):
         part = states[some].to(fast)
-        logits = (part @ moves.rows().to(fast).mT).float()
-        whole = torch.logaddexp(logits.logsumexp(dim=1), rest[some])
-        wrong = (logits - whole[:, None]).exp()
-        right = (labels[some] >= 0).nonzero()[:, 0]
-        wrong[right, labels[some][right]] -= 1
-        slope = (wrong.to(fast).mT @ part).float() * (len(states) / len(some))
+        wrong = part @ moves.rows().to(fast).mT
+        for products, others, right in _few_rows(wrong, rest[some], labels[some]):
+            logits = products.float()
+            logits -= torch.logaddexp(logits.logsumexp(dim=1), others)[:, None]
+            logits.exp_()
+            ours = (right >= 0).nonzero()[:, 0]
+            logits[ours, right[ours]] -= 1
+            products.copy_(logits)
+        slope = (wrong.mT @ part).float() * (len(states) / len(some))
         moves.step(slope, step, _STEP * (1 - step / len(batches)))
         advance(len(some))
     if groups is not None:
@@ -136,8 +141,8 @@ def fit_unigrams(
     for _ in range(passes):
         taken = torch.zeros_like(shifts)
         for part in states.split(_BATCH):
-            logits = (part.to(fast) @ coarse).float() + (part @ along)[:, None] * shifts
-            taken += logits.softmax(dim=1).sum(dim=0)
+            for products, means in _few_rows(part.to(fast) @ coarse, part @ along):
+                taken += (products.float() + means[:, None] * shifts).softmax(dim=1).sum(dim=0)
             advance(len(part))
         shifts += ((right + _UNSEEN) / (taken + _UNSEEN)).log()
     return shifts, along
@@ -207,10 +212,17 @@ def _look(states: Tensor, rows: Tensor, free: Tensor, fast: torch.dtype) -> tupl
     masses = torch.zeros(len(free), device=states.device)
     coarse = rows.to(fast).mT
     for part in states.split(_BATCH):
-        logits = (part.to(fast) @ coarse).float()
-        wholes.append(logits.logsumexp(dim=1))
-        masses += (logits[:, free] - wholes[-1][:, None]).exp().sum(dim=0)
+        for (products,) in _few_rows(part.to(fast) @ coarse):
+            logits = products.float()
+            wholes.append(logits.logsumexp(dim=1))
+            masses += (logits[:, free] - wholes[-1][:, None]).exp().sum(dim=0)
     return torch.cat(wholes), masses
+
+
+def _few_rows(*batch: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of the same few rows of each; of all of them on a GPU."""
+    count = _CACHED_ROWS if batch[0].device.type == "cpu" else _BATCH
+    return zip(*(whole.split(count) for whole in batch), strict=True)
 
 
 def _without(whole: Tensor, part: Tensor) -> Tensor:
