@@ -99,29 +99,41 @@ def _best(bits: float, best: float) -> str:
     return f"**{cell}**" if float(cell) == best else cell
 
 
-HIDDEN = {"omp": "`omp`, k = 64", "affomp": "`affomp`, k = 8", "head": "the same, `head_fit: 0.35`"}
+HIDDEN = {
+    "omp": "`omp`, k = 64",
+    "auto, head_fit 0": "`auto` without `head_fit`",
+    "auto": "`auto`",
+}
+PAIRS = {
+    "gemma3 from smollm2": "Gemma 3, rows from SmolLM2",
+    "smollm2 from gemma3": "SmolLM2, rows from Gemma 3",
+}
 
 
 def hidden() -> str:
-    """What methods lose on tokens that were hidden, on each text of the GPU run."""
-    lines = (RESULTS / "lessons-gpu.jsonl").read_text(encoding="utf-8").splitlines()
-    events = [json.loads(line) for line in lines]
-    rows = []
-    for direction, pair in ((1, "Gemma 3, rows from SmolLM2"), (2, "SmolLM2, rows from Gemma 3")):
-        mine = [event for event in events if event.get("direction") == direction]
-        base = next(event["bits"] for event in mine if event["kind"] == "base")
-        found = {event["name"]: event["bits"] for event in mine if event["kind"] == "hidden"}
-        lost = {name: {text: found[name][text] - base[text] for text in base} for name in HIDDEN}
-        least = {text: min(values[text] for values in lost.values()) for text in base}
-        for name, words in HIDDEN.items():
-            cells = [_lost(lost[name][text], least[text]) for text in base]
-            saved = sum(1 - lost[name][text] / lost["omp"][text] for text in base) / len(base)
-            rows.append([f"{pair}: {words}", *cells, "" if name == "omp" else f"{saved:.0%}"])
+    """What methods lose on tokens that were hidden, on each text, by how much text rows were fitted to."""
+    found = read("hidden-gpu.json")["runs"]
+    rows: list[list[str]] = []
+    for direction, pair in PAIRS.items():
+        for texts, runs in found.items():
+            base = runs[f"{direction}:base"]
+            seeds = [run for key, run in runs.items() if key.startswith(f"{direction}:seed")]
+            lost = {
+                name: {text: [run[name]["bits"][text] - base[text] for run in seeds] for text in base}
+                for name in HIDDEN
+            }
+            for name, words in HIDDEN.items():
+                shares = [
+                    1 - loss / most
+                    for text in base
+                    for loss, most in zip(lost[name][text], lost["omp"][text], strict=True)
+                ]
+                count = f"{len(seeds)} seeds" if len(seeds) > 1 else "1 seed"
+                fitted = f", {int(texts):,} texts" if name == "auto" else ""
+                cells = [f"{sum(losses) / len(losses):.4f}" for losses in lost[name].values()]
+                saved = "" if name == "omp" else f"{sum(shares) / len(shares):.0%}"
+                rows.append([f"{pair}: {words}{fitted} ({count})", *cells, saved])
     return table(["", *base, "of `omp`'s loss saved"], rows)
-
-
-def _lost(bits: float, least: float) -> str:
-    return f"**{bits:.4f}**" if bits == least else f"{bits:.4f}"
 
 
 SOLVERS = {

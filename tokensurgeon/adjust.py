@@ -167,7 +167,7 @@ class _Reader:
                 "a base that can be run with other rows",
                 "give head_scale as a number, head_fit: 0, and last_piece by token or not at all",
             )
-        self.model = resources.load_body()
+        self.model = resources.load_fast_body()
         rules = plan.recipe.new_rows
         # All of it is written before the body gets other rows.
         self.texts = judging_texts(plan, resources)
@@ -183,18 +183,17 @@ class _Reader:
 
     def examples(self, tensors: Sequence[NewTensor]) -> tuple[Tensor, Tensor] | None:
         """What the lm_head sees over other text, and what follows; None where logits are no products."""
-        _install(self.model, tensors)
-        if not has_plain_logits(self.model):
+        if not has_plain_logits(self._resources.load_body()):
             return None
+        _install(self.model, tensors)
         return read_states(self.model, self.tokenizer, self.lessons)
 
     def choose_shares(self, tensors: Sequence[NewTensor]) -> dict[int, float]:
         """Shares of last pieces with which other text is read better."""
-        model = self._resources.load_fast_body()
-        _install(model, tensors)
+        _install(self.model, tensors)
         reads = next(new for new in tensors if new.tensor.role is TensorRole.EMBEDDING)
         writes = _writes(reads) and not self._plan.recipe.new_rows.head_fit
-        return choose_shares(self._plan, reads, model, self.tokenizer, self.lessons, writes=writes)
+        return choose_shares(self._plan, reads, self.model, self.tokenizer, self.lessons, writes=writes)
 
 
 def load_target_tokenizer(plan: Plan) -> PreTrainedTokenizerFast:

@@ -149,7 +149,7 @@ def choose_method(plan: Plan, resources: FileResources) -> Choice:
     started = time.monotonic()
     texts = judging_texts(plan, resources)
     writing = time.monotonic() - started
-    model, tokenizer = resources.load_body(), resources.load_base_tokenizer()
+    model, tokenizer = resources.load_fast_body(), resources.load_base_tokenizer()
 
     def read() -> float:
         return score_texts(model, tokenizer, texts).bits_per_byte

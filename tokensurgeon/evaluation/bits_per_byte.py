@@ -46,8 +46,8 @@ LOGITS_BYTES = 1 << 30
 
 # Bounds what logits_bytes does not: attention masks and activations of a batch.
 _BATCH_TOKENS = 16384
-# Logits upcast to float32 at once, 64 MiB of them.
-_CHUNK_LOGITS = 1 << 24
+# Logits upcast to float32 at once, 16 MiB of them: more do not stay in the cache.
+_CHUNK_LOGITS = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
