@@ -22,6 +22,8 @@ from tokensurgeon.pipeline import find_resources, run
 from tokensurgeon.plan import make_plan
 from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.surgery import operate
+from tokensurgeon.vocab.scripts import script_of
+from tokensurgeon.vocab.vocabulary import load_vocabulary
 
 
 @pytest.mark.parametrize("best", [0.65, 0.8, 1.0, 1.15, 1.2])
@@ -189,6 +191,16 @@ class TestUnigrams:
         special = set(load_tokenizer(str(byte_level)).all_special_ids)
         assert special
         assert not special & set(head.healed)
+
+    @pytest.mark.parametrize("main", ["Latin", "Cyrillic"])
+    def test_only_bytes_and_letters_of_systems_that_the_base_does_not_write_in_by_itself_move(
+        self, rows, byte_level, helpful, monkeypatch, main
+    ):
+        monkeypatch.setattr(adjust, "main_script", lambda _: main)
+        tokens = load_vocabulary(byte_level).tokens
+        moved = {script_of(tokens[index]) for index in rows(1.0, "llama", unigrams=True)[-1].healed}
+        assert {"Bytes", "Latin", "Cyrillic"} - {main} <= moved
+        assert not moved & {main, "Digits", "Whitespace", "Symbols", "Special"}
 
     def test_text_that_rows_were_fitted_to_is_read_better(self, rows, monkeypatch):
         monkeypatch.setattr(adjust, "lesson_texts", judging_texts)

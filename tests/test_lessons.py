@@ -3,7 +3,7 @@
 import pytest
 
 from tokensurgeon import lessons
-from tokensurgeon.lessons import find_scripts, judging_texts, lesson_texts
+from tokensurgeon.lessons import find_scripts, judging_texts, lesson_texts, main_script
 from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import make_plan
 from tokensurgeon.recipe.load import build_recipe
@@ -44,6 +44,18 @@ def test_texts_of_a_system_hold_its_letters_only(plan, small):
     for text in cyrillic:
         assert {script_of_text(char) for char in text} <= {"Cyrillic", "Symbols", "Whitespace"}
         assert script_of_text(text) == "Cyrillic"
+
+
+def test_the_main_system_is_that_of_most_letters_of_free_texts():
+    texts = {
+        "sample 1": "abc где 12 ... !!",
+        "sample 2": "ж",
+        "Cyrillic sample 1": "далеко",
+        "Greek sample 1": "",
+    }
+    assert main_script(texts) == "Cyrillic"
+    assert main_script({**texts, "sample 2": "d"}) == "Latin"
+    assert main_script({"sample 1": "12 + 3", "Greek sample 1": "α"}) == ""
 
 
 def test_lessons_are_other_texts_than_those_that_judge_and_both_are_written_once(plan, small, monkeypatch):

@@ -24,13 +24,12 @@ from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.loading import load_tokenizer
 from tokensurgeon.evaluation.states import has_plain_logits, read_states
 from tokensurgeon.last_pieces import choose_shares, mix_last_pieces, told_shares
-from tokensurgeon.lessons import judging_texts, lesson_texts
+from tokensurgeon.lessons import NO_LETTERS, judging_texts, lesson_texts, main_script
 from tokensurgeon.notices import some_tokens
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor, follow_twins, mean_row, spread_root, train_rows
 from tokensurgeon.solvers.softmax import fit_softmax_rows, fit_unigrams
-from tokensurgeon.vocab.canonical import Kind
 from tokensurgeon.vocab.scripts import count_scripts, script_of
 from tokensurgeon.vocab.vocabulary import Token
 
@@ -269,15 +268,20 @@ def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tup
 
 
 def _fit_unigrams(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> list[NewTensor]:
-    """Rows that write, moved until tokens are expected as often as they occur; kept if that helps."""
+    """Rows that write, moved until tokens are expected as often as they occur; kept if that helps.
+
+    Only bytes and letters of systems that the base does not write in by itself: how often others occur in
+    what it writes says little of other text in its own system.
+    """
     before = reader.bits(tensors)
     examples = reader.examples(tensors)
     if examples is None:
         logger.warning("unigrams: the base does more to its logits than multiply; rows left as they were")
         return list(tensors)
+    settled = {main_script(reader.lessons), *NO_LETTERS}
     tokens = plan.match.target.tokens.items()
-    ordinary = {index for index, token in tokens if token.kind is not Kind.SPECIAL}
-    moved = [_balanced(new, ordinary, *examples) if _writes(new) else new for new in tensors]
+    foreign = {index for index, token in tokens if script_of(token) not in settled}
+    moved = [_balanced(new, foreign, *examples) if _writes(new) else new for new in tensors]
     moved = follow_twins(moved)
     count = max(len(new.healed) for new in moved)
     return _keep_better("unigrams", f"moved {count:,} rows", tensors, moved, reader, before)[0]
@@ -303,12 +307,12 @@ def _keep_better(
     return [_add_note(new, note) if _writes(new) else new for new in kept], min(before, after)
 
 
-def _balanced(new: NewTensor, ordinary: set[int], states: Tensor, following: Tensor) -> NewTensor:
-    """A tensor with the rows of ordinary tokens moved; rows the user spelt out stay as they are."""
+def _balanced(new: NewTensor, tokens: set[int], states: Tensor, following: Tensor) -> NewTensor:
+    """A tensor with the rows of some tokens moved; rows the user spelt out stay as they are."""
     with progress("fitting unigrams", _UNIGRAM_PASSES * len(states), "tokens") as advance:
         rows = new.data.to(states.device, torch.float32)
         shifts, along = fit_unigrams(states, following, rows, passes=_UNIGRAM_PASSES, advance=advance)
-    free = ordinary - {index for index, method in new.made_by.items() if method == "map"}
+    free = tokens - {index for index, method in new.made_by.items() if method == "map"}
     ids = [i for i in (shifts.abs() > _LEAST_SHIFT).nonzero()[:, 0].tolist() if i in free]
     return train_rows(new, ids, new.data[ids].float() + (shifts[ids, None] * along).cpu())
 

@@ -8,12 +8,13 @@ its own may be spelt with missing bytes, and loses what loud rows of others take
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
 from tokensurgeon.vocab.canonical import Kind
-from tokensurgeon.vocab.scripts import count_scripts, script_of
+from tokensurgeon.vocab.scripts import count_scripts, script_of, script_of_text
 from tokensurgeon.vocab.vocabulary import Token
 
 # Texts to judge by, as the base pleases; how many there are to fit to, the recipe says.
@@ -23,7 +24,8 @@ _FREE_FOR_ONE = 5
 # A system with fewer tokens in the target is not worth a text; with fewer in the base there is no text.
 _LEAST_SPOKEN, _LEAST_KNOWN = 10, 20
 _MOST_SCRIPTS = 8
-_NO_SCRIPT = {"Digits", "Whitespace", "Symbols", "Bytes", "Special"}
+# What ``script_of`` says of tokens that belong to no system; bytes may belong to any.
+NO_LETTERS = {"Digits", "Whitespace", "Symbols", "Special"}
 # What prose has between words. Without letters of their own, models end in lists, code and tables.
 _BETWEEN = set(" .,;:!?-–—…«»“”‘’'\"()、。，！？：；「」・،؛؟")
 
@@ -94,8 +96,24 @@ def find_scripts(base: Iterable[Token], target: Iterable[Token]) -> list[str]:
     return [
         script
         for script, count in count_scripts(target).items()
-        if script not in _NO_SCRIPT and count >= _LEAST_SPOKEN and known.get(script, 0) >= _LEAST_KNOWN
+        if script not in NO_LETTERS | {"Bytes"}
+        and count >= _LEAST_SPOKEN
+        and known.get(script, 0) >= _LEAST_KNOWN
     ][:_MOST_SCRIPTS]
+
+
+def main_script(texts: Mapping[str, str]) -> str:
+    """The writing system that a base writes in by itself.
+
+    Args:
+        texts: Some that it wrote, by name.
+
+    Returns:
+        The one of most letters of texts that were not limited to any; empty if there are none.
+    """
+    free = (text for name, text in texts.items() if name.startswith("sample"))
+    scripts = Counter(script_of_text(char) for text in free for char in text if char.isalpha())
+    return max(scripts, key=lambda script: (scripts[script], script), default="")
 
 
 def _write(
