@@ -304,7 +304,8 @@ class NewRowRules(_Part):
     unigrams: bool = Field(
         False,
         description="move lm_head rows, or tied ones, kept rows too, until each token is expected as often "
-        "as it occurs in text that the base writes: for text that the target cuts into letters and bytes",
+        "as it occurs in text that the base writes; only bytes and letters of systems that it does not write "
+        "in by itself: for text that the target cuts into those",
     )
     norm: Literal["free", "match"] = Field(
         "free", description="match: every made row as long as the median row that is kept"
