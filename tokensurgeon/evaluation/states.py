@@ -67,14 +67,14 @@ def has_plain_logits(model: PreTrainedModel) -> bool:
 def _watched(model: PreTrainedModel, *, all_logits: bool) -> Iterator[list[Tensor]]:
     """What the lm_head sees, ``(n, d)`` float32 for each pass, until the block ends.
 
-    Without all logits it goes on with the last position only: over a large vocabulary the product takes
-    longer than the rest of a small model.
+    Without all logits it goes on with no position: over a large vocabulary the product takes longer than the
+    rest of a small model.
     """
     seen: list[Tensor] = []
 
     def look(_: Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         seen.append(given[0][0].float().clone())
-        return None if all_logits else (given[0][:, -1:], *given[1:])
+        return None if all_logits else (given[0][:, :0], *given[1:])
 
     watch = model.get_output_embeddings().register_forward_pre_hook(look)
     try:
