@@ -283,9 +283,9 @@ def score_windows(model: PreTrainedModel, batch: list[Window]) -> list[NDArray[n
         end = len(window.ids) - 1 - left_out
         targets = torch.tensor(window.ids[-window.scored :], device=logits.device)
         scored = logits[row, end - window.scored : end]
-        losses = [
-            torch.nn.functional.cross_entropy(part.float(), target, reduction="none")
-            for part, target in zip(torch.split(scored, chunk), torch.split(targets, chunk), strict=True)
-        ]
-        bits.append(torch.cat(losses).cpu().double().numpy() / math.log(2))
+        losses = torch.empty(window.scored, device=logits.device)
+        # Into place: small results kept between large ones would hold on to the memory of those.
+        for part, target, out in zip(*(x.split(chunk) for x in (scored, targets, losses)), strict=True):
+            out.copy_(torch.nn.functional.cross_entropy(part.float(), target, reduction="none"))
+        bits.append(losses.cpu().double().numpy() / math.log(2))
     return bits

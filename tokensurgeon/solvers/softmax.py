@@ -208,15 +208,16 @@ class _Moves:
 
 def _look(states: Tensor, rows: Tensor, free: Tensor, fast: torch.dtype) -> tuple[Tensor, Tensor]:
     """Logarithm ``(N,)`` of each example's normaliser, and what each free row takes of all ``(F,)``."""
-    wholes = []
+    wholes = torch.empty(len(states), device=states.device)
     masses = torch.zeros(len(free), device=states.device)
     coarse = rows.to(fast).mT
-    for part in states.split(_BATCH):
-        for (products,) in _few_rows(part.to(fast) @ coarse):
+    for part, out in zip(states.split(_BATCH), wholes.split(_BATCH), strict=True):
+        for products, few in _few_rows(part.to(fast) @ coarse, out):
             logits = products.float()
-            wholes.append(logits.logsumexp(dim=1))
-            masses += (logits[:, free] - wholes[-1][:, None]).exp().sum(dim=0)
-    return torch.cat(wholes), masses
+            # Into place: small results kept between large ones would hold on to the memory of those.
+            few.copy_(logits.logsumexp(dim=1))
+            masses += (logits[:, free] - few[:, None]).exp().sum(dim=0)
+    return wholes, masses
 
 
 def _few_rows(*batch: Tensor) -> Iterator[tuple[Tensor, ...]]:
