@@ -38,6 +38,7 @@ from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import make_plan
 from tokensurgeon.recipe.load import build_recipe
+from tokensurgeon.recipe.schema import NewRowRules
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor, spread_root
 from tokensurgeon.solvers.softmax import fit_softmax_rows
@@ -60,7 +61,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-bytes", type=int, default=4096)
     parser.add_argument("--share", type=float, default=0.3)
     parser.add_argument("--seed", type=int, action="append", help="default: 0, 1 and 2")
-    parser.add_argument("--head-texts", type=int, default=240, help="texts of the base to fit rows to")
+    texts = NewRowRules().head_texts
+    parser.add_argument("--head-texts", type=int, default=texts, help="texts of the base to fit rows to")
     parser.add_argument("--direction", type=int, choices=(1, 2), action="append")
     parser.add_argument("--cache", type=Path, default=Path("bench_hidden.json"))
     return parser.parse_args(arguments)

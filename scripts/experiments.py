@@ -54,6 +54,9 @@ On transplants (english, math, fra, rus, code, bits per byte): Gemma 3 .978 .856
 .979 .850 1.515 1.922 1.344; SmolLM2 1.052 .849 1.675 1.586 1.382, together 1.039 .841 1.703 1.555 1.368, one
 after the other 1.045 .846 1.674 1.527 1.372. Steps of 0.05 for 0.02 are no better.
 
+Seeds 1 and 3 say the same. Half as many passes are as good (6 for 12), a prior of 0.5 or 0.7 of the base's
+spread helps Russian and costs English and code, one of 10 on what is shared changes little.
+
 Other texts to fit to, 600 as the base pleases and 120 for each system, affomp with k = 8, seed 0, an H200::
 
     Gemma 3     plain (by bench_hidden)               .0341 .0241 .0352 .0704
@@ -67,9 +70,6 @@ Other texts to fit to, 600 as the base pleases and 120 for each system, affomp w
                 each begins with a hidden one         .0504 .0303 .4586 .0862   47 %
 
 Of SmolLM2's loss on Russian .33 to .39 are what the rows read (they alone put back), .22 what they write.
-
-Seeds 1 and 3 say the same. Half as many passes are as good (6 for 12), a prior of 0.5 or 0.7 of the base's
-spread helps Russian and costs English and code, one of 10 on what is shared changes little.
 
 ``first-pieces``: a word of the base that the target splits gives its probability to nobody. Rows that write
 the first piece of such words are fitted, with made rows, to the base's predictions summed by the target token

@@ -180,9 +180,10 @@ class _Reader:
         _install(self.model, tensors)
         return score_texts(self.model, self.tokenizer, self.texts).bits_per_byte
 
-    def examples(self, tensors: Sequence[NewTensor]) -> tuple[Tensor, Tensor] | None:
+    def examples(self, tensors: Sequence[NewTensor], name: str) -> tuple[Tensor, Tensor] | None:
         """What the lm_head sees over other text, and what follows; None where logits are no products."""
         if not has_plain_logits(self._resources.load_body()):
+            logger.warning("%s: the base does more to its logits than multiply; rows left as they were", name)
             return None
         _install(self.model, tensors)
         return read_states(self.model, self.tokenizer, self.lessons)
@@ -258,9 +259,8 @@ def _judge(_: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tuple[list
 def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tuple[list[NewTensor], float]:
     """Rows that write, fitted to what the base wrote if other text is read better; and the bits of that."""
     before = reader.bits(tensors)
-    examples = reader.examples(tensors)
+    examples = reader.examples(tensors, "head_fit")
     if examples is None:
-        logger.warning("head_fit: the base does more to its logits than multiply; rows left as they were")
         return list(tensors), before
     fitted = [_change(new, _fitted(plan, new, *examples)) if _writes(new) else new for new in tensors]
     fitted = follow_twins(fitted)
@@ -273,11 +273,10 @@ def _fit_unigrams(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> 
     Only bytes and letters of systems that the base does not write in by itself: how often others occur in
     what it writes says little of other text in its own system.
     """
-    before = reader.bits(tensors)
-    examples = reader.examples(tensors)
+    examples = reader.examples(tensors, "unigrams")
     if examples is None:
-        logger.warning("unigrams: the base does more to its logits than multiply; rows left as they were")
         return list(tensors)
+    before = reader.bits(tensors)
     settled = {main_script(reader.lessons), *NO_LETTERS}
     tokens = plan.match.target.tokens.items()
     foreign = {index for index, token in tokens if script_of(token) not in settled}
