@@ -1,7 +1,8 @@
 r"""Do greedy continuations of an output loop more than those of its base?
 
 Ten prompts, the beginnings of parts of a text, are continued by 200 tokens; the share of repeated
-four-grams of a continuation is 0 where none occurs twice and near 1 where it goes round in circles::
+four-grams of a continuation is 0 where none occurs twice and near 1 where it goes round in circles. Told are
+how many do (more than half repeated), the mean share, and each::
 
     python scripts/bench_loops.py build/models/gemma3 build/gemma3-auto --text english.txt
 """
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 
 from tokensurgeon.evaluation.loading import load_model
-from tokensurgeon.evaluation.loops import continue_prompts, cut_prompts
+from tokensurgeon.evaluation.loops import continue_prompts, cut_prompts, loop_rate
 from tokensurgeon.evaluation.texts import read_texts
 
 PROMPTS = 10
@@ -33,7 +34,8 @@ def main(arguments: list[str]) -> None:
         found = continue_prompts(*load_model(directory, device="cpu"), prompts)
         shares = [one.repeated for one in found]
         mean = sum(shares) / len(shares)
-        print(f"{directory}: mean {mean:.3f};", *(f"{share:.2f}" for share in shares), flush=True)
+        told = f"{loop_rate(found):.0%} loop, mean {mean:.3f};"
+        print(f"{directory}: {told}", *(f"{share:.2f}" for share in shares), flush=True)
 
 
 if __name__ == "__main__":
