@@ -333,10 +333,13 @@ class _HiddenRows:
                 scores = score_texts(self.model, self.tokenizer, self.texts).scores
             print(name, ends, *(f"{score.text} {score.bits_per_byte:.4f}" for score in scores), flush=True)
 
-    def fit(self, lessons: dict[str, str], groups: Tensor | None) -> Tensor:
-        """The rows after a fit of what they write to what lessons say."""
+    def read(self, lessons: dict[str, str]) -> tuple[Tensor, Tensor]:
+        """What the lm_head sees over lessons that the rows read, and what follows."""
         with self.put_back(self.start, "embedding"):
-            states, following = read_states(self.model, self.tokenizer, lessons)
+            return read_states(self.model, self.tokenizer, lessons)
+
+    def fit(self, states: Tensor, following: Tensor, groups: Tensor | None) -> Tensor:
+        """The rows after a fit of what they write to what lessons say."""
         return fit_softmax_rows(
             states, following, self.table, self.twins, self.root, groups=groups, passes=PASSES
         )
@@ -349,9 +352,9 @@ def lessons(plan: Plan, texts: dict[str, str]) -> None:
     for count in (80, 240, 800):
         rules = plan.recipe.new_rows.model_copy(update={"head_texts": count})
         mine = replace(plan, recipe=plan.recipe.model_copy(update={"new_rows": rules}))
-        learnt = lesson_texts(mine, rows.resources)
+        learnt = rows.read(lesson_texts(mine, rows.resources))
         for name, groups in (("alone", None), ("shared", rows.systems)):
-            rows.tell(f"{count} texts, {name}", rows.fit(learnt, groups))
+            rows.tell(f"{count} texts, {name}", rows.fit(*learnt, groups))
 
 
 def donor_lessons(plan: Plan, texts: dict[str, str]) -> None:
@@ -362,9 +365,10 @@ def donor_lessons(plan: Plan, texts: dict[str, str]) -> None:
     names = {"base": plan.recipe.donor.path, "donor": plan.recipe.base.path, "output": "nowhere"}
     turned = make_plan(build_recipe({**names, "new_rows": plan.recipe.new_rows.model_dump()}))
     written = lesson_texts(turned, find_resources(turned))
-    theirs = {f"donor's {name}": text for name, text in written.items()}
-    for name, learnt in (("base's", ours), ("donor's", theirs), ("both", ours | theirs)):
-        fitted = rows.fit(learnt, rows.systems)
+    own, theirs = rows.read(ours), rows.read(written)
+    both = [torch.cat(parts) for parts in zip(own, theirs, strict=True)]
+    for name, learnt in (("base's", own), ("both", both), ("donor's", theirs)):
+        fitted = rows.fit(*learnt, rows.systems)
         rows.tell(f"{name} texts", fitted)
     for script in sorted({script_of_text(text) for text in texts.values()} - {main_script(ours)}):
         some = [text for name, text in written.items() if name.startswith(script)]
