@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 from tokensurgeon import console
 from tokensurgeon.adjust import PASSES, group_by_script, scale_heads
 from tokensurgeon.batches import Batches
-from tokensurgeon.choice import HEAD_FIT, choose_method
+from tokensurgeon.choice import HEAD_FIT, choose_method, settle
 from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.states import read_states
 from tokensurgeon.evaluation.texts import read_texts
@@ -38,7 +38,7 @@ from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import make_plan
 from tokensurgeon.recipe.load import build_recipe
-from tokensurgeon.recipe.schema import NewRowRules
+from tokensurgeon.recipe.schema import Auto, NewRowRules, PerEnd
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor, spread_root
 from tokensurgeon.solvers.softmax import fit_softmax_rows
@@ -63,6 +63,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, action="append", help="default: 0, 1 and 2")
     texts = NewRowRules().head_texts
     parser.add_argument("--head-texts", type=int, default=texts, help="texts of the base to fit rows to")
+    parser.add_argument("--untie", action="store_true", help="auto's rows read and write apart")
     parser.add_argument("--direction", type=int, choices=(1, 2), action="append")
     parser.add_argument("--cache", type=Path, default=Path("bench_hidden.json"))
     return parser.parse_args(arguments)
@@ -74,7 +75,12 @@ class Bench:
     def __init__(self, base: Path, donor: Path, options: argparse.Namespace) -> None:
         self.options = options
         pair = {"base": str(base), "donor": str(donor), "output": "nowhere"}
-        document = {**pair, "method": "auto", "new_rows": {"head_texts": options.head_texts}}
+        document = {
+            **pair,
+            "method": "auto",
+            "untie": options.untie,
+            "new_rows": {"head_texts": options.head_texts},
+        }
         self.plan = make_plan(build_recipe(document))
         self.resources: FileResources = find_resources(self.plan)
         self.texts = read_texts(options.text, options.max_bytes)
@@ -85,7 +91,7 @@ class Bench:
         return {score.text: score.bits_per_byte for score in score_texts(model, tokenizer, self.texts).scores}
 
     def try_method(
-        self, hidden: Hidden, method: AnyMethod, scale: float, fitted: bool = False
+        self, hidden: Hidden, method: AnyMethod | PerEnd, scale: float, fitted: bool = False
     ) -> dict[str, Any]:
         """Make and score the hidden rows."""
         started = time.process_time()
@@ -109,11 +115,12 @@ class Bench:
     def fit(self, hidden: Hidden, made: list[NewTensor]) -> list[NewTensor]:
         """What auto does last: rows are fitted to more of what the base writes."""
         model, tokenizer = self.resources.load_body(), self.resources.load_base_tokenizer()
+        writes = made[-1]
         with put_back(model, hidden, made, "embedding"):
             lessons = lesson_texts(self.plan, self.resources)
             states, following = read_states(model, tokenizer, lessons)
         table = model.get_output_embeddings().weight.detach().clone()
-        table[hidden.twins] = made[0].data[torch.tensor(hidden.ids)].to(table)
+        table[hidden.twins] = writes.data[torch.tensor(hidden.ids)].to(table)
         left = torch.tensor([i for i in hidden.plan.match.base.tokens if i < len(table)])
         root = (HEAD_FIT * spread_root(table.cpu(), left)).float()
         tokens = self.plan.match.target.tokens
@@ -126,9 +133,9 @@ class Bench:
             groups=group_by_script([tokens[index] for index in hidden.ids]).to(table.device),
             passes=PASSES,
         )
-        data = made[0].data.clone()
+        data = writes.data.clone()
         data[torch.tensor(hidden.ids)] = rows.to(data)
-        return [replace(made[0], data=data)]
+        return [*made[:-1], replace(writes, data=data)]
 
     def choose(self, hidden: Hidden, seed: int) -> dict[str, Any]:
         """What auto takes, and what finding it took."""
@@ -136,10 +143,13 @@ class Bench:
         recipe = self.plan.recipe
         runtime = recipe.runtime.model_copy(update={"seed": seed})
         inner = replace(hidden.plan, recipe=recipe.model_copy(update={"runtime": runtime}))
-        chosen = choose_method(inner, self.resources).chosen("both")
-        assert chosen is not None, "both models of the pair are tied"
+        choice = choose_method(inner, self.resources)
+        method = settle(recipe, choice).method
+        assert not isinstance(method, tuple | Auto), "one method is chosen for each end"
+        writes = choice.chosen("lm_head") or choice.chosen("both")
+        assert writes is not None, "something was chosen"
         seconds = time.process_time() - started
-        return {"method": chosen.method.model_dump(mode="json"), "scale": chosen.best, "seconds": seconds}
+        return {"method": method.model_dump(mode="json"), "scale": writes.best, "seconds": seconds}
 
     def run(self, seed: int, found: dict[str, Any], keep: Callable[[], None]) -> None:
         """Fill in what is not there yet about the tokens that one seed hides."""
@@ -148,7 +158,7 @@ class Bench:
             found["choice"] = self.choose(hidden, seed)
             keep()
         choice = found["choice"]
-        method: AnyMethod = TypeAdapter(AnyMethod).validate_python(choice["method"])
+        method: AnyMethod | PerEnd = TypeAdapter(AnyMethod | PerEnd).validate_python(choice["method"])
         entries = {"auto": (method, choice["scale"]), "auto, head_fit 0": (method, choice["scale"])}
         for name, (some, scale) in (entries | FIXED).items():
             if name not in found:

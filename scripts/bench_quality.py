@@ -26,6 +26,7 @@ from tokensurgeon.evaluation.bits_per_byte import load_model, read_texts, score_
 
 RECIPES: dict[str, dict[str, Any]] = {
     "auto": {"method": "auto"},
+    "auto, untied": {"method": "auto", "untie": True},
     "affknn": {"method": "affknn"},
     "omp": {"method": {"name": "omp", "k": 64}},
     "pieces": {"method": "pieces"},

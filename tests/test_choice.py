@@ -1,11 +1,13 @@
 """``method: auto`` takes what costs the base least on hidden anchors, and says what else it tried."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from tokensurgeon.choice import HEAD_FIT, choose_method, settle
+from tokensurgeon.choice import HEAD_FIT, Tried, choose_method, mark_chosen, settle
 from tokensurgeon.errors import InputError, RecipeError
 from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.lessons import judging_texts
@@ -54,16 +56,52 @@ def choose(document):
 
 
 @pytest.mark.parametrize(("kind", "ends"), [("llama-tied", ["both"]), ("llama", ["embedding", "lm_head"])])
-def test_the_candidate_with_the_fewest_bits_is_chosen_for_each_end(choose, kind, ends):
+def test_one_candidate_is_chosen_for_each_end(choose, kind, ends):
     choice = choose(kind)
     assert sorted({tried.ends for tried in choice.tried}) == ends
     for end in ends:
         tried = [tried for tried in choice.tried if tried.ends == end]
         assert [tried.method.name for tried in tried] == ["mean", "affomp", "affknn"]
-        best = min(tried, key=lambda tried: min(tried.bits.values()))
-        assert choice.chosen(end) is best
-        assert sum(tried.chosen for tried in tried) == 1
-        assert set(best.bits) == ({1.0} if end == "embedding" else {1.0, 1.1})
+        (chosen,) = (tried for tried in tried if tried.chosen)
+        assert choice.chosen(end) is chosen
+        assert set(chosen.bits) == ({1.0} if end == "embedding" else {1.0, 1.1})
+
+
+class TestMark:
+    """Which candidate is taken, by the bits that each text costs with its rows."""
+
+    @staticmethod
+    def choose(**losses):
+        """The method chosen of some named in their order."""
+        tried = [Tried(find_method(name).params(), "both", 1.0, {1.0: 1.0}) for name in losses]
+        marked = mark_chosen(tried, [np.array(bits, dtype=float) for bits in losses.values()])
+        assert [replace(one, chosen=False) for one in marked] == tried
+        (chosen,) = (one.method.name for one in marked if one.chosen)
+        return chosen
+
+    def test_the_first_is_left_for_one_that_is_better_on_most_texts(self):
+        assert self.choose(affomp=[9, 9, 9, 9], affknn=[8, 8, 9, 8]) == "affknn"
+
+    def test_but_not_for_one_that_is_better_on_a_few(self):
+        assert self.choose(affomp=[9, 9, 9, 9], affknn=[5, 9, 10, 9]) == "affomp"
+        assert self.choose(affomp=[9, 9, 9, 9], affknn=[5, 9, 10, 9], mean=[5, 8, 9, 8]) == "mean"
+
+    @pytest.mark.parametrize("plain", ["omp", "pieces"])
+    def test_nothing_is_taken_that_came_out_worse_than_a_plain_method(self, plain):
+        assert self.choose(affomp=[9, 9, 9, 9], **{plain: [5, 9, 10, 9]}) == plain
+        assert self.choose(affomp=[9, 9, 9, 9], affknn=[6, 9, 9, 8], **{plain: [5, 9, 10, 9]}) == "affknn"
+
+    def test_of_equal_ones_the_first_is_taken(self):
+        assert self.choose(affknn=[8, 9], affomp=[8, 9], omp=[8, 9]) == "affknn"
+
+    def test_each_end_is_asked_by_itself(self):
+        ends = ("embedding", "lm_head")
+        tried = [
+            Tried(method, end, 1.0, {1.0: 1.0}) for method in (MeanParams(), AffknnParams()) for end in ends
+        ]
+        losses = [np.array(bits, dtype=float) for bits in ([1, 2], [5, 6], [3, 3], [4, 4])]
+        chosen = [(one.method.name, one.ends) for one in mark_chosen(tried, losses) if one.chosen]
+        assert chosen == [("mean", "embedding"), ("affknn", "lm_head")]
 
 
 def test_the_same_seed_chooses_the_same(choose):

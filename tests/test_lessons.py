@@ -1,4 +1,6 @@
-"""The base writes as it pleases, and in each writing system that rows are made for."""
+"""The base writes as it pleases, in each writing system that rows are made for, and programs."""
+
+from dataclasses import replace
 
 import pytest
 
@@ -44,6 +46,25 @@ def test_texts_of_a_system_hold_its_letters_only(plan, small):
     for text in cyrillic:
         assert {script_of_text(char) for char in text} <= {"Cyrillic", "Symbols", "Whitespace"}
         assert script_of_text(text) == "Cyrillic"
+
+
+def programs(plan):
+    texts = judging_texts(plan, find_resources(plan))
+    return [text for name, text in texts.items() if name.startswith("program")]
+
+
+def test_programs_open_as_programs_do_and_go_on_as_the_base_pleases(plan, small):
+    written = programs(plan)
+    assert len(written) == 2
+    # Of such tokens the base has these.
+    assert all(text.startswith(("#", "{", "def")) for text in written)
+    assert {script_of_text(char) for text in written for char in text} > {"Latin", "Cyrillic"}
+
+
+def test_a_base_without_a_token_that_opens_them_writes_none(plan, small):
+    base = plan.match.base
+    tokens = {i: token for i, token in base.tokens.items() if token.data not in {b"#", b"{", b"def"}}
+    assert not programs(replace(plan, match=replace(plan.match, base=replace(base, tokens=tokens))))
 
 
 def test_the_main_system_is_that_of_most_letters_of_free_texts():

@@ -3,7 +3,8 @@
 Left to itself a model writes what it likes best, mostly English. Rows for other writing systems would be
 judged, and fitted, by nothing. So it also writes texts of which every letter belongs to one of the systems
 that both vocabularies have tokens for. Which rows are made does not matter: a system with no missing token of
-its own may be spelt with missing bytes, and loses what loud rows of others take.
+its own may be spelt with missing bytes, and loses what loud rows of others take. And it writes programs:
+indentation is where tokenizers differ most, and prose has none.
 """
 
 from __future__ import annotations
@@ -19,13 +20,18 @@ from tokensurgeon.vocab.vocabulary import Token
 
 # Texts to judge by, as the base pleases; how many there are to fit to, the recipe says.
 JUDGES = 24
-# So many of those as the base pleases for one in each writing system.
+# So many of those as the base pleases for one in each writing system, and for one program.
 _FREE_FOR_ONE = 5
 # A system with fewer tokens in the target is not worth a text; with fewer in the base there is no text.
 _LEAST_SPOKEN, _LEAST_KNOWN = 10, 20
 _MOST_SCRIPTS = 8
 # What ``script_of`` says of tokens that belong to no system; bytes may belong to any.
 NO_LETTERS = {"Digits", "Whitespace", "Symbols", "Special"}
+# Tokens that files of programs open with, and hardly any prose.
+_OPENINGS = set(
+    b"import from package class def const function using public static struct let module include "
+    b"# #! // /* <? {".split()
+)
 # What prose has between words. Without letters of their own, models end in lists, code and tables.
 _BETWEEN = set(" .,;:!?-–—…«»“”‘’'\"()、。，！？：；「」・،؛؟")
 
@@ -125,6 +131,10 @@ def _write(
         words = [index for index, token in base.items() if script_of(token) == script]
         written = resources.write_texts(turn, -(-count // _FREE_FOR_ONE), script, words, between)
         texts |= {f"{script} {name}": text for name, text in written.items()}
+    openings = [index for index, token in base.items() if token.data in _OPENINGS]
+    if openings:
+        written = resources.write_texts(turn, -(-count // _FREE_FOR_ONE), "program", openings, list(base))
+        texts |= {f"program {name}": text for name, text in written.items()}
     return texts
 
 

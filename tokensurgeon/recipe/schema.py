@@ -294,7 +294,8 @@ class NewRowRules(_Part):
         240,
         ge=1,
         description="texts that the base writes for head_fit as it pleases; and a fifth as many in each "
-        "writing system, at most eight, that both tokenizers know. More are better and take longer",
+        "writing system, at most eight, that both tokenizers know, and of programs. More are better and take "
+        "longer",
     )
     last_piece: dict[str, Annotated[float, Field(gt=0, le=1)]] | Literal["auto"] = Field(
         default_factory=dict,
