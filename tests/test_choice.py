@@ -3,7 +3,6 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -68,39 +67,44 @@ def test_one_candidate_is_chosen_for_each_end(choose, kind, ends):
 
 
 class TestMark:
-    """Which candidate is taken, by the bits that each text costs with its rows."""
+    """Which candidate is taken, by the bits per byte that the base reads with its rows."""
 
     @staticmethod
-    def choose(**losses):
+    def choose(**bits):
         """The method chosen of some named in their order."""
-        tried = [Tried(find_method(name).params(), "both", 1.0, {1.0: 1.0}) for name in losses]
-        marked = mark_chosen(tried, [np.array(bits, dtype=float) for bits in losses.values()])
+        tried = [
+            Tried(find_method(name).params(), "both", 1.0, {1.0: 9.0, 1.1: read})
+            for name, read in bits.items()
+        ]
+        marked = mark_chosen(tried)
         assert [replace(one, chosen=False) for one in marked] == tried
         (chosen,) = (one.method.name for one in marked if one.chosen)
         return chosen
 
-    def test_the_first_is_left_for_one_that_is_better_on_most_texts(self):
-        assert self.choose(affomp=[9, 9, 9, 9], affknn=[8, 8, 9, 8]) == "affknn"
+    def test_the_best_is_taken(self):
+        assert self.choose(affomp=1.2, affknn=1.1, mean=1.3) == "affknn"
 
-    def test_but_not_for_one_that_is_better_on_a_few(self):
-        assert self.choose(affomp=[9, 9, 9, 9], affknn=[5, 9, 10, 9]) == "affomp"
-        assert self.choose(affomp=[9, 9, 9, 9], affknn=[5, 9, 10, 9], mean=[5, 8, 9, 8]) == "mean"
+    def test_of_those_that_are_as_good_as_the_best_the_first_is(self):
+        assert self.choose(affomp=1.1009, affknn=1.1008, mean=1.1) == "affomp"
+        assert self.choose(affomp=1.1012, affknn=1.1008, mean=1.1) == "affknn"
+        assert self.choose(affknn=1.1, affomp=1.1, omp=1.1) == "affknn"
 
     @pytest.mark.parametrize("plain", ["omp", "pieces"])
     def test_nothing_is_taken_that_came_out_worse_than_a_plain_method(self, plain):
-        assert self.choose(affomp=[9, 9, 9, 9], **{plain: [5, 9, 10, 9]}) == plain
-        assert self.choose(affomp=[9, 9, 9, 9], affknn=[6, 9, 9, 8], **{plain: [5, 9, 10, 9]}) == "affknn"
-
-    def test_of_equal_ones_the_first_is_taken(self):
-        assert self.choose(affknn=[8, 9], affomp=[8, 9], omp=[8, 9]) == "affknn"
+        assert self.choose(affomp=1.1008, **{plain: 1.1}) == plain
+        assert self.choose(affomp=1.1008, affknn=1.1004, **{plain: 1.1005}) == "affknn"
 
     def test_each_end_is_asked_by_itself(self):
-        ends = ("embedding", "lm_head")
+        bits = {
+            ("mean", "embedding"): 1,
+            ("mean", "lm_head"): 4,
+            ("affknn", "embedding"): 2,
+            ("affknn", "lm_head"): 3,
+        }
         tried = [
-            Tried(method, end, 1.0, {1.0: 1.0}) for method in (MeanParams(), AffknnParams()) for end in ends
+            Tried(find_method(name).params(), ends, 1.0, {1.0: read}) for (name, ends), read in bits.items()
         ]
-        losses = [np.array(bits, dtype=float) for bits in ([1, 2], [5, 6], [3, 3], [4, 4])]
-        chosen = [(one.method.name, one.ends) for one in mark_chosen(tried, losses) if one.chosen]
+        chosen = [(one.method.name, one.ends) for one in mark_chosen(tried) if one.chosen]
         assert chosen == [("mean", "embedding"), ("affknn", "lm_head")]
 
 

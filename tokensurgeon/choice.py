@@ -14,14 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tokensurgeon.adjust import scale_heads
 from tokensurgeon.batches import Batches
 from tokensurgeon.checkpoint.layout import TensorRole
 from tokensurgeon.console import logger, progress
-from tokensurgeon.evaluation.bits_per_byte import ModelScores, score_texts
+from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.hidden_anchors import Ends, Hidden, hide_anchors, make_hidden, put_back, row_errors
 from tokensurgeon.lessons import JUDGES, judging_texts
 from tokensurgeon.methods.params import AnyMethod
@@ -36,6 +33,8 @@ from tokensurgeon.rows import NewTensor
 HEAD_FIT = 0.35
 # Some methods shrink their rows; all are compared at the better of these scales.
 _SCALES = (1.0, 1.1)
+# So many times the bits of the best are as good.
+_TOSS_UP = 1.001
 # Methods that ``auto`` is never worse than.
 _PLAIN = {"omp", "pieces"}
 # What follows the choice: readings of the judging text for head_scale, and of every lesson for rows fitted to
@@ -53,7 +52,7 @@ class Tried:
         ends: Where its rows were used.
         row_error: Weighted squared distance to the true rows, 1 for the mean row.
         bits: Bits per byte of what the base wrote, by the scale of its lm_head rows.
-        chosen: Whether nothing was better.
+        chosen: Whether nothing was better by more than a toss-up.
     """
 
     method: AnyMethod
@@ -156,14 +155,13 @@ def choose_method(plan: Plan, resources: FileResources) -> Choice:
     writing = time.monotonic() - started
     model, tokenizer = resources.load_fast_body(), resources.load_base_tokenizer()
 
-    def read() -> ModelScores:
-        return score_texts(model, tokenizer, texts)
+    def read() -> float:
+        return score_texts(model, tokenizer, texts).bits_per_byte
 
     started = time.monotonic()
-    base_bits = read().bits_per_byte
+    base_bits = read()
     reading = time.monotonic() - started
     tried: list[Tried] = []
-    losses: list[NDArray[np.float64]] = []
     untried: list[AnyMethod] = []
     with progress("choosing a method", len(rules.tried), "methods") as advance:
         for method in rules.tried:
@@ -173,14 +171,11 @@ def choose_method(plan: Plan, resources: FileResources) -> Choice:
             made = make_hidden(hidden, method, resources, Batches(Processes()))
             asked: tuple[Ends, ...] = ("both",) if made[0].tied else ("embedding", "lm_head")
             for ends in asked:
-                read_at = {}
+                bits = {}
                 for scale in (1.0,) if ends == "embedding" else _SCALES:
                     with put_back(model, hidden, scale_heads(hidden.plan, made, scale), ends):
-                        read_at[scale] = read()
-                bits = {scale: scores.bits_per_byte for scale, scores in read_at.items()}
-                found = Tried(method, ends, _row_error(hidden, made, ends), bits)
-                tried.append(found)
-                losses.append(np.array([score.bits for score in read_at[found.best].scores]))
+                        bits[scale] = read()
+                tried.append(Tried(method, ends, _row_error(hidden, made, ends), bits))
                 logger.info("%s as %s: %.4f bits per byte", method.name, ends, min(bits.values()))
             advance()
     return Choice(
@@ -189,7 +184,7 @@ def choose_method(plan: Plan, resources: FileResources) -> Choice:
         seed=seed,
         bytes=sum(len(text.encode()) for text in texts.values()),
         base_bits=base_bits,
-        tried=mark_chosen(tried, losses),
+        tried=mark_chosen(tried),
         untried=untried,
         lessons=None if rules.minutes is None else _lessons(end - time.monotonic(), writing, reading),
     )
@@ -207,31 +202,22 @@ def _row_error(hidden: Hidden, made: Sequence[NewTensor], ends: Ends) -> float:
     return row_errors(hidden, next(new for new in made if new.tensor.role is role)).weighted
 
 
-def mark_chosen(tried: Sequence[Tried], losses: Sequence[NDArray[np.float64]]) -> list[Tried]:
-    """Mark the candidate to take for each end: the first that is not measurably worse than the best.
+def mark_chosen(tried: Sequence[Tried]) -> list[Tried]:
+    """Mark the candidate to take for each end: the first that is as good as the best.
 
-    The text is short, and the order of the candidates says what is good on other pairs: a lead that hangs on
-    a few texts is no reason to leave it. But none is taken that came out worse than plain OMP or pieces did.
+    The text is short, and the order of the candidates says what is good on other pairs: a toss-up is no
+    reason to leave it. But none is taken that came out worse than plain OMP or pieces did.
 
     Args:
         tried: Candidates in their order, for each end.
-        losses: ``(n,)`` bits of each text that was read, for each candidate at its best scale.
 
     Returns:
         The same, one for each end with ``chosen`` set.
     """
     chosen = set()
     for ends in {one.ends for one in tried}:
-        asked = {number: losses[number] for number, one in enumerate(tried) if one.ends == ends}
-        best = min(asked.values(), key=lambda found: found.sum())
-        plain = (found.sum() for number, found in asked.items() if tried[number].method.name in _PLAIN)
-        bar = min(plain, default=math.inf)
-        good = (n for n, found in asked.items() if found.sum() <= bar and _as_good(found, best))
-        chosen.add(next(good))
-    return [replace(one, chosen=number in chosen) for number, one in enumerate(tried)]
-
-
-def _as_good(losses: NDArray[np.float64], best: NDArray[np.float64]) -> bool:
-    """Whether the texts lose more by less than one standard error of that."""
-    more = losses - best
-    return bool(more.sum() <= math.sqrt(len(more)) * more.std())
+        asked = [one for one in tried if one.ends == ends]
+        plain = [one.bits[one.best] for one in asked if one.method.name in _PLAIN]
+        bar = min([_TOSS_UP * min(one.bits[one.best] for one in asked), *plain])
+        chosen.add(id(next(one for one in asked if one.bits[one.best] <= bar)))
+    return [replace(one, chosen=id(one) in chosen) for one in tried]

@@ -443,7 +443,7 @@ class Tried(_Part):
         row_error: Weighted squared distance of its rows to the true ones, 1 for the mean row.
         head_scale: The better of the scales tried.
         bits_per_byte: Of the base reading its own writing with those rows.
-        chosen: Whether it was the best.
+        chosen: Whether it was taken.
     """
 
     method: str
