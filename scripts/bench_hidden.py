@@ -115,7 +115,7 @@ class Bench:
     def fit(self, hidden: Hidden, made: list[NewTensor]) -> list[NewTensor]:
         """What auto does last: rows are fitted to more of what the base writes."""
         model, tokenizer = self.resources.load_body(), self.resources.load_base_tokenizer()
-        writes = made[-1]
+        writes = made[-1]  # the lm_head, or the one table of a tied base
         with put_back(model, hidden, made, "embedding"):
             lessons = lesson_texts(self.plan, self.resources)
             states, following = read_states(model, tokenizer, lessons)
