@@ -66,6 +66,11 @@ class Tried:
         """The scale with the fewest bits."""
         return min(self.bits, key=lambda scale: (self.bits[scale], scale))
 
+    @property
+    def fewest(self) -> float:
+        """The bits at that scale."""
+        return min(self.bits.values())
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -217,7 +222,7 @@ def mark_chosen(tried: Sequence[Tried]) -> list[Tried]:
     chosen = set()
     for ends in {one.ends for one in tried}:
         asked = [one for one in tried if one.ends == ends]
-        plain = [one.bits[one.best] for one in asked if one.method.name in _PLAIN]
-        bar = min([_TOSS_UP * min(one.bits[one.best] for one in asked), *plain])
-        chosen.add(id(next(one for one in asked if one.bits[one.best] <= bar)))
+        plain = [one.fewest for one in asked if one.method.name in _PLAIN]
+        bar = min([_TOSS_UP * min(one.fewest for one in asked), *plain])
+        chosen.add(id(next(one for one in asked if one.fewest <= bar)))
     return [replace(one, chosen=id(one) in chosen) for one in tried]

@@ -127,14 +127,16 @@ def _write(
 ) -> dict[str, str]:
     between = [index for index, token in base.items() if _stands_between(token)]
     texts = dict(resources.write_texts(turn, count))
-    for script in find_scripts(base.values(), plan.match.target.tokens.values()):
-        words = [index for index, token in base.items() if script_of(token) == script]
-        written = resources.write_texts(turn, -(-count // _FREE_FOR_ONE), script, words, between)
-        texts |= {f"{script} {name}": text for name, text in written.items()}
+    limits = {
+        script: ([index for index, token in base.items() if script_of(token) == script], between)
+        for script in find_scripts(base.values(), plan.match.target.tokens.values())
+    }
     openings = [index for index, token in base.items() if token.data in _OPENINGS]
     if openings:
-        written = resources.write_texts(turn, -(-count // _FREE_FOR_ONE), "program", openings, list(base))
-        texts |= {f"program {name}": text for name, text in written.items()}
+        limits["program"] = openings, list(base)
+    for limit, (first, later) in limits.items():
+        written = resources.write_texts(turn, -(-count // _FREE_FOR_ONE), limit, first, later)
+        texts |= {f"{limit} {name}": text for name, text in written.items()}
     return texts
 
 

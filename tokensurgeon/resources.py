@@ -229,7 +229,7 @@ class FileResources:
         self,
         turn: int,
         samples: int,
-        script: str = "",
+        limit: str = "",
         words: Sequence[int] = (),
         between: Sequence[int] = (),
     ) -> dict[str, str]:
@@ -238,7 +238,7 @@ class FileResources:
         Args:
             turn: Other texts for another number.
             samples: How many.
-            script: A name for what they are limited to; empty for texts as the base pleases.
+            limit: A name for what they are limited to; empty for texts as the base pleases.
             words: Base ids that may open a text and go on with it, if it is limited.
             between: Base ids that may only go on with it.
 
@@ -250,11 +250,11 @@ class FileResources:
         """
         from tokensurgeon.evaluation.sampling import Allowed, sample_texts
 
-        key = (turn, samples, script)
+        key = (turn, samples, limit)
         if key not in self._written:
             rows = len(self.load_body().get_input_embeddings().weight)
             known = [index for index in words if index < rows]
-            allowed = Allowed(known, [*known, *(i for i in between if i < rows)]) if script else None
+            allowed = Allowed(known, [*known, *(i for i in between if i < rows)]) if limit else None
             self._written[key] = sample_texts(
                 self.load_fast_body(),
                 self.load_base_tokenizer(),
