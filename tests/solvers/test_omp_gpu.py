@@ -35,13 +35,14 @@ def test_what_bfloat16_takes_is_proven_to_be_what_float32_takes():
     assert (one.indices == other.indices).all(dim=1).float().mean() > 0.999
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_no_step_waits_for_the_device():
     atoms = Dictionary.prepare(torch.randn((5000, 64), device="cuda"))
     targets = torch.randn((256, 64), device="cuda")
     from tokensurgeon.solvers import omp as solver
 
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         solver._pursue(targets, atoms, 8, 0.0)
         solver._pursue_screened(targets, atoms, 8, 0.0)
     finally:

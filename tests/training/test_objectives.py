@@ -131,7 +131,7 @@ def test_who_expects_the_same_loses_nothing(teacher):
 
 
 def test_log_shares_have_the_value_and_slope_of_a_log_softmax(monkeypatch):
-    monkeypatch.setattr(objectives, "_LOGITS", 14)  # two places at a time
+    monkeypatch.setattr(objectives, "_CACHED_LOGITS", 14)  # two places at a time
     logits = torch.randn(2, 3, 7, requires_grad=True)
     ids = torch.tensor([[[0, 3], [1, 1], [2, 6]], [[5, 5], [4, 0], [3, 2]]])
     slope = torch.randn(2, 3, 2)
@@ -149,6 +149,21 @@ def test_log_shares_have_the_value_and_slope_of_a_log_softmax(monkeypatch):
     half = log_shares(logits.detach().bfloat16(), ids)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, found["plain"][0], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_device_does_not_change_a_loss(teacher, tables):
+    there = make_teacher()
+    there.model.to("cuda")
+    for weight in (0.0, 1.0):
+        found = []
+        for body in (teacher, there):
+            given = {name: rows.detach().to(body.device).requires_grad_() for name, rows in tables.items()}
+            loss = ChunkLikelihood(body, torch.arange(40), weight, 1.0).loss(body, given, make_texts(5))
+            loss.backward()
+            found.append([loss.detach().cpu(), *(rows.grad.cpu() for rows in given.values())])
+        torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
 def test_texts_that_are_read_together_are_settled_beforehand(teacher, tables):

@@ -21,7 +21,8 @@ SAMPLES = 24
 NEW_TOKENS = 128
 
 _TEXTS_AT_A_TIME = 256
-_ROWS_AT_A_TIME = 16
+# Rows of logits that a processor's cache has room for.
+_CACHED_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,9 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Logits ``(n, V)`` that are zero for the token drawn and minus infinity for all others."""
         levels = torch.rand((len(scores), 1), generator=self._generator, dtype=torch.float64)
+        count = _CACHED_ROWS if scores.device.type == "cpu" else len(scores)
         drawn = []
-        for part, level in zip(scores.split(_ROWS_AT_A_TIME), levels.split(_ROWS_AT_A_TIME), strict=True):
+        for part, level in zip(scores.split(count), levels.split(count), strict=True):
             logits = part.float()
             if self._masks:
                 logits = logits.masked_fill(self._masks[min(input_ids.shape[1] - 1, 1)], -torch.inf)

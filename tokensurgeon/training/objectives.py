@@ -27,8 +27,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 _TEMPERATURE = 100.0
-# Logits that are there in float32 at once: few enough for a processor's cache.
-_LOGITS = 1 << 20
+# Logits that are there in float32 at once: few enough for a processor's cache, enough to keep a GPU at work.
+_CACHED_LOGITS, _LOGITS = 1 << 20, 1 << 26
 # First pieces of what a teacher expects that are kept.
 _LIKELY = 32
 # Probability of all others, at least.
@@ -420,7 +420,8 @@ class _LogShares(torch.autograd.Function):
 
 def _at_once(logits: Tensor) -> int:
     """Places whose probabilities are there in float32 together."""
-    return max(_LOGITS // logits.shape[1], 1)
+    most = _CACHED_LOGITS if logits.device.type == "cpu" else _LOGITS
+    return max(most // logits.shape[1], 1)
 
 
 def chunk_losses(ours: Tensor, theirs: Tensor) -> Tensor:
