@@ -174,5 +174,5 @@ def _stands_between(token: Token) -> bool:
 
 
 def _text_of(token: Token) -> str:
-    """A token's text; what is no text has none."""
+    """A token's text, with a mark for what is none."""
     return token.data.decode(errors="replace")

@@ -56,9 +56,9 @@ def fit_softmax_rows(
         root: ``(d, d)`` float32; moves are ``z @ root``.
         groups: ``(F,)`` int64 from zero, the group of each free row; None for rows that share nothing. A
             free row that no example speaks of stays if it has no group, and moves with its group otherwise.
-        limits: ``(N,)`` int64 the limit of each example, and ``(L, V)`` bool the rows that each limit leaves:
-            no other was possible there, and none has a part in the normaliser. Limit 0 leaves all of them.
-            None where nothing is limited.
+        limits: ``(N,)`` int64 the limit of each example, and ``(L, V)`` bool the rows that each limit leaves,
+            the right one among them: no other was possible, and none has a part in the normaliser. Limit 0
+            leaves all rows. None where nothing is limited.
         passes: Over the examples.
         seed: Of the order of the examples.
         advance: Called with the number of examples read since; each is read once a pass.
