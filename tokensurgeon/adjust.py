@@ -9,8 +9,8 @@ itself would write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +24,7 @@ from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.loading import load_tokenizer
 from tokensurgeon.evaluation.states import has_plain_logits, read_states
 from tokensurgeon.last_pieces import choose_shares, mix_last_pieces, told_shares
-from tokensurgeon.lessons import NO_LETTERS, judging_texts, lesson_texts, limit_of, main_script, may_hold
+from tokensurgeon.lessons import NO_LETTERS, judging_texts, lesson_texts, main_script
 from tokensurgeon.notices import some_tokens
 from tokensurgeon.plan import Plan
 from tokensurgeon.resources import FileResources
@@ -34,7 +34,7 @@ from tokensurgeon.vocab.scripts import count_scripts, script_of
 from tokensurgeon.vocab.vocabulary import Token
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 # Times that rows are led past the text they are fitted to; twice as many gain nothing.
 PASSES = 6
@@ -47,23 +47,6 @@ _BLOCK = 8192
 _LEAST_GROUP = 20
 _STEP = 0.1
 _LEAST, _MOST = 0.5, 1.5
-
-
-@dataclass(frozen=True)
-class Examples:
-    """What an lm_head sees over texts, and what follows.
-
-    Attributes:
-        states: ``(N, d)`` float32.
-        following: ``(N,)`` int64 token that follows each.
-        limited: ``(N,)`` int64 limit of the text of each; 0 for none.
-        left: ``(L, V)`` bool, tokens that texts with each limit may hold.
-    """
-
-    states: Tensor
-    following: Tensor
-    limited: Tensor
-    left: Tensor
 
 
 def adjust_rows(plan: Plan, tensors: Sequence[NewTensor], resources: FileResources) -> list[NewTensor]:
@@ -197,13 +180,13 @@ class _Reader:
         _install(self.model, tensors)
         return score_texts(self.model, self.tokenizer, self.texts).bits_per_byte
 
-    def examples(self, tensors: Sequence[NewTensor], name: str) -> Examples | None:
-        """What the lm_head sees over other text; None where logits are no products."""
+    def examples(self, tensors: Sequence[NewTensor], name: str) -> tuple[Tensor, Tensor] | None:
+        """What the lm_head sees over other text, and what follows; None where logits are no products."""
         if not has_plain_logits(self._resources.load_body()):
             logger.warning("%s: the base does more to its logits than multiply; rows left as they were", name)
             return None
         _install(self.model, tensors)
-        return read_examples(self.model, self.tokenizer, self.lessons, self._plan.match.target.tokens)
+        return read_states(self.model, self.tokenizer, self.lessons)
 
     def choose_shares(self, tensors: Sequence[NewTensor]) -> dict[int, float]:
         """Shares of last pieces with which other text is read better."""
@@ -279,7 +262,7 @@ def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tup
     examples = reader.examples(tensors, "head_fit")
     if examples is None:
         return list(tensors), before
-    fitted = [_change(new, _fitted(plan, new, examples)) if _writes(new) else new for new in tensors]
+    fitted = [_change(new, _fitted(plan, new, *examples)) if _writes(new) else new for new in tensors]
     fitted = follow_twins(fitted)
     return _keep_better("head_fit", "moved rows", tensors, fitted, reader, before)
 
@@ -297,7 +280,7 @@ def _fit_unigrams(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> 
     settled = {main_script(reader.lessons), *NO_LETTERS}
     tokens = plan.match.target.tokens.items()
     foreign = {index for index, token in tokens if script_of(token) not in settled}
-    moved = [_balanced(new, foreign, examples) if _writes(new) else new for new in tensors]
+    moved = [_balanced(new, foreign, *examples) if _writes(new) else new for new in tensors]
     moved = follow_twins(moved)
     count = max(len(new.healed) for new in moved)
     return _keep_better("unigrams", f"moved {count:,} rows", tensors, moved, reader, before)[0]
@@ -323,9 +306,8 @@ def _keep_better(
     return [_add_note(new, note) if _writes(new) else new for new in kept], min(before, after)
 
 
-def _balanced(new: NewTensor, tokens: set[int], examples: Examples) -> NewTensor:
+def _balanced(new: NewTensor, tokens: set[int], states: Tensor, following: Tensor) -> NewTensor:
     """A tensor with the rows of some tokens moved; rows the user spelt out stay as they are."""
-    states, following = examples.states, examples.following
     with progress("fitting unigrams", _UNIGRAM_PASSES * len(states), "tokens") as advance:
         rows = new.data.to(states.device, torch.float32)
         shifts, along = fit_unigrams(states, following, rows, passes=_UNIGRAM_PASSES, advance=advance)
@@ -338,9 +320,8 @@ def _add_note(new: NewTensor, note: str) -> NewTensor:
     return replace(new, note="; ".join(filter(None, (new.note, note))))
 
 
-def _fitted(plan: Plan, new: NewTensor, examples: Examples) -> Tensor | None:
+def _fitted(plan: Plan, new: NewTensor, states: Tensor, following: Tensor) -> Tensor | None:
     """Made rows after the fit; the prior has the shape of the base's own rows."""
-    states = examples.states
     ids = _free_ids(new)
     base = map_tensor(new.tensor.ref)
     used = torch.tensor([i for i in plan.match.base.tokens if i < len(base)], dtype=torch.int64)
@@ -349,51 +330,16 @@ def _fitted(plan: Plan, new: NewTensor, examples: Examples) -> Tensor | None:
     with progress("fitting lm_head rows", PASSES * len(states), "tokens") as advance:
         found = fit_softmax_rows(
             states,
-            examples.following,
+            following,
             rows,
             torch.tensor(ids, device=states.device),
             root.to(states),
             groups=group_by_script([plan.match.target.tokens[index] for index in ids]).to(states.device),
-            limits=(examples.limited, examples.left),
             passes=PASSES,
             seed=plan.recipe.runtime.seed,
             advance=advance,
         )
     return found.cpu()
-
-
-def read_examples(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    texts: Mapping[str, str],
-    tokens: Mapping[int, Token],
-) -> Examples:
-    """Run a model over texts that the base wrote.
-
-    In a text that is limited to a writing system, the base drew from fewer tokens than the model knows. That
-    no other came says nothing of those.
-
-    Args:
-        model: Causal language model.
-        tokenizer: Its tokenizer.
-        texts: Text by name, as ``lesson_texts`` gives them.
-        tokens: The tokenizer's tokens by id.
-
-    Returns:
-        The texts without a limit first.
-    """
-    by_limit: dict[str, dict[str, str]] = {"": {}}
-    for name, text in texts.items():
-        by_limit.setdefault(limit_of(name), {})[name] = text
-    rows = len(model.get_input_embeddings().weight)
-    parts: list[Examples] = []
-    for number, (limit, some) in enumerate(by_limit.items()):
-        states, following = read_states(model, tokenizer, some)
-        left = torch.full((rows,), not limit, device=states.device)
-        left[[index for index, token in tokens.items() if not limit or may_hold(limit, token)]] = True
-        left[following] = True  # pieces of letters, too
-        parts.append(Examples(states, following, torch.full_like(following, number), left[None]))
-    return Examples(*(torch.cat([getattr(part, one.name) for part in parts]) for one in fields(Examples)))
 
 
 def group_by_script(tokens: Sequence[Token]) -> Tensor:

@@ -41,7 +41,6 @@ def fit_softmax_rows(
     root: Tensor,
     *,
     groups: Tensor | None = None,
-    limits: tuple[Tensor, Tensor] | None = None,
     passes: int = 12,
     seed: int = 0,
     advance: Callable[[int], object] = int,
@@ -56,9 +55,6 @@ def fit_softmax_rows(
         root: ``(d, d)`` float32; moves are ``z @ root``.
         groups: ``(F,)`` int64 from zero, the group of each free row; None for rows that share nothing. A
             free row that no example speaks of stays if it has no group, and moves with its group otherwise.
-        limits: ``(N,)`` int64 the limit of each example, and ``(L, V)`` bool the rows that each limit leaves,
-            the right one among them: no other was possible, and none has a part in the normaliser. Limit 0
-            leaves all rows. None where nothing is limited.
         passes: Over the examples.
         seed: Of the order of the examples.
         advance: Called with the number of examples read since; each is read once a pass.
@@ -70,24 +66,16 @@ def fit_softmax_rows(
     fitted = rows[free].clone()
     if not len(states) or not len(free):
         return fitted
-    limited, left = (torch.zeros_like(following), None) if limits is None else limits
-    barred = (
-        None if left is None else torch.zeros_like(left, dtype=torch.float32).masked_fill_(~left, -torch.inf)
-    )
-    wholes, masses = _look(states, rows, free, fast, limited, barred)
+    wholes, masses = _look(states, rows, free, fast)
     seen = torch.bincount(following, minlength=len(rows))[free] > 0
     places = ((masses > _LEAST_MASS) | seen).nonzero()[:, 0]
     start = fitted[places]
     if not len(places):
         return fitted
-    if barred is not None:
-        barred = barred[:, free[places]]
     rest = torch.cat(
         [
-            _without(whole, _bar((part.to(fast) @ start.to(fast).mT).float(), limit, barred).logsumexp(dim=1))
-            for part, limit, whole in zip(
-                *(some.split(_BATCH) for some in (states, limited, wholes)), strict=True
-            )
+            _without(whole, (part.to(fast) @ start.to(fast).mT).float().logsumexp(dim=1))
+            for part, whole in zip(states.split(_BATCH), wholes.split(_BATCH), strict=True)
         ]
     )
     label = torch.full((len(rows),), -1, dtype=torch.int64, device=states.device)
@@ -100,12 +88,11 @@ def fit_softmax_rows(
         for some in torch.randperm(len(states), generator=generator).split(_BATCH)
     ]
     moves = _Moves(start, root, rows.mean(dim=0), None if groups is None else groups[places])
-    for step, batch in enumerate(batches):
-        some = batch if barred is None else batch[limited[batch].argsort(stable=True)]
+    for step, some in enumerate(batches):
         part = states[some].to(fast)
         wrong = part @ moves.rows().to(fast).mT
-        for products, others, right, limit in _few_rows(wrong, rest[some], labels[some], limited[some]):
-            logits = _bar(products.float(), limit, barred)
+        for products, others, right in _few_rows(wrong, rest[some], labels[some]):
+            logits = products.float()
             logits -= torch.logaddexp(logits.logsumexp(dim=1), others)[:, None]
             logits.exp_()
             ours = (right >= 0).nonzero()[:, 0]
@@ -219,30 +206,18 @@ class _Moves:
             part -= rate * average / (1 - _AVERAGE ** (number + 1)) / width
 
 
-def _look(
-    states: Tensor,
-    rows: Tensor,
-    free: Tensor,
-    fast: torch.dtype,
-    limited: Tensor,
-    barred: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def _look(states: Tensor, rows: Tensor, free: Tensor, fast: torch.dtype) -> tuple[Tensor, Tensor]:
     """Logarithm ``(N,)`` of each example's normaliser, and what each free row takes of all ``(F,)``."""
     wholes = torch.empty(len(states), device=states.device)
     masses = torch.zeros(len(free), device=states.device)
     coarse = rows.to(fast).mT
-    for part, limits, out in zip(*(some.split(_BATCH) for some in (states, limited, wholes)), strict=True):
-        for products, limit, few in _few_rows(part.to(fast) @ coarse, limits, out):
-            logits = _bar(products.float(), limit, barred)
+    for part, out in zip(states.split(_BATCH), wholes.split(_BATCH), strict=True):
+        for products, few in _few_rows(part.to(fast) @ coarse, out):
+            logits = products.float()
             # Into place: small results kept between large ones would hold on to the memory of those.
             few.copy_(logits.logsumexp(dim=1))
             masses += (logits[:, free] - few[:, None]).exp().sum(dim=0)
     return wholes, masses
-
-
-def _bar(logits: Tensor, limited: Tensor, barred: Tensor | None) -> Tensor:
-    """Logits ``(n, V)``, minus infinity where the limits of their examples ``(n,)`` leave no row."""
-    return logits if barred is None or not limited.any() else logits.add_(barred[limited])
 
 
 def _few_rows(*batch: Tensor) -> Iterator[tuple[Tensor, ...]]:
