@@ -84,15 +84,16 @@ methods apart). SmolLM2, scale 1.1, 120 texts for each system, english, math, ru
 
     2,400 texts and programs, 95 %, not tied, three seeds on an H200: Gemma 3's rows 60, 58 and 57 %,
     SmolLM2's 55, 57 and 58 %; with a quarter of the texts SmolLM2's 52, 52 and 55 %
+
 (Gemma 3's rows not tied lose .039 on Russian, where tied ones, which read as they write, lose .022.)
 
-A text limited to one system was drawn from few tokens. With only those in the normaliser of its examples the
-fit loses .0454 .0279 .3916 .0625 .1957 instead of .0462 .0286 .3884 .0727 .1978 (SmolLM2, not tied, 600 texts
-and seed 0: 54 for 52 %). Whole auto, Gemma 3 (english, math, fra, rus, code): .952 .888 1.436 1.816 1.183, before
-.952 .887 1.444 1.827 1.184; but SmolLM2 1.017 .890 1.772 1.676 1.251, before 1.025 .882 1.630 1.555 1.241:
-there head_fit was dropped, because texts that judge are limited, too, and louder rows read those better. They
-would have to be judged with the same normaliser. Lessons from the likeliest 95 %: Gemma 3 .955 .886 1.430
-1.832 1.193, SmolLM2 1.024 .881 1.625 1.551 1.244: no gain where it counts.
+A text limited to one system was drawn from few tokens. With only those in the normaliser of its examples
+the fit loses .0454 .0279 .3916 .0625 .1957 instead of .0462 .0286 .3884 .0727 .1978 (SmolLM2, not tied, 600
+texts, seed 0: 54 for 52 %). Whole auto, Gemma 3 (english, math, fra, rus, code): .952 .888 1.436 1.816
+1.183, before .952 .887 1.444 1.827 1.184; but SmolLM2 1.017 .890 1.772 1.676 1.251, before 1.025 .882 1.630
+1.555 1.241: there head_fit was dropped, because texts that judge are limited, too, and louder rows read
+those better. They would have to be judged with the same normaliser. Lessons from the likeliest 95 %: Gemma
+3 .955 .886 1.430 1.832 1.193, SmolLM2 1.024 .881 1.625 1.551 1.244: no gain where it counts.
 
 So the texts' own quality is not what is missing. In whole transplants programs help where the base can write
 them (Gemma 3 with SmolLM2's tokens, affomp k = 8, 96 beside 240: code 1.172, where two runs without them had
