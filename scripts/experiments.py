@@ -87,6 +87,11 @@ methods apart). SmolLM2, scale 1.1, 120 texts for each system, english, math, ru
 
 (Gemma 3's rows not tied lose .039 on Russian, where tied ones, which read as they write, lose .022.)
 
+So the texts' own quality is not what is missing. In whole transplants programs help where the base can write
+them (Gemma 3 with SmolLM2's tokens, affomp k = 8, 96 beside 240: code 1.172, where two runs without them had
+1.190 and 1.198), and do no harm where it hardly can (SmolLM2 with Gemma 3's, affknn, 48 beside 240: english,
+math, fra, rus, code 1.025 .882 1.630 1.555 1.241, without them 1.025 .883 1.633 1.549 1.242).
+
 A text limited to one system was drawn from few tokens. With only those in the normaliser of its examples
 the fit loses .0454 .0279 .3916 .0625 .1957 instead of .0462 .0286 .3884 .0727 .1978 (SmolLM2, not tied, 600
 texts, seed 0: 54 for 52 %). Whole auto, Gemma 3 (english, math, fra, rus, code): .952 .888 1.436 1.816
@@ -94,11 +99,6 @@ texts, seed 0: 54 for 52 %). Whole auto, Gemma 3 (english, math, fra, rus, code)
 1.555 1.241: there head_fit was dropped, because texts that judge are limited, too, and louder rows read
 those better. They would have to be judged with the same normaliser. Lessons from the likeliest 95 %: Gemma
 3 .955 .886 1.430 1.832 1.193, SmolLM2 1.024 .881 1.625 1.551 1.244: no gain where it counts.
-
-So the texts' own quality is not what is missing. In whole transplants programs help where the base can write
-them (Gemma 3 with SmolLM2's tokens, affomp k = 8, 96 beside 240: code 1.172, where two runs without them had
-1.190 and 1.198), and do no harm where it hardly can (SmolLM2 with Gemma 3's, affknn, 48 beside 240: english,
-math, fra, rus, code 1.025 .882 1.630 1.555 1.241, without them 1.025 .883 1.633 1.549 1.242).
 
 Of SmolLM2's loss on Russian .33 to .39 are what the rows read (they alone put back), .22 what they write.
 
