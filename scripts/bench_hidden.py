@@ -29,7 +29,6 @@ from tokensurgeon.adjust import PASSES, group_by_script, scale_heads
 from tokensurgeon.batches import Batches
 from tokensurgeon.choice import HEAD_FIT, choose_method, settle
 from tokensurgeon.evaluation.bits_per_byte import score_texts
-from tokensurgeon.evaluation.states import read_states
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.hidden_anchors import Hidden, hide_anchors, make_hidden, put_back, row_errors
 from tokensurgeon.lessons import lesson_texts
@@ -37,6 +36,7 @@ from tokensurgeon.methods.params import AffknnParams, AffompParams, AnyMethod, O
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import make_plan
+from tokensurgeon.reading import read_examples
 from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.recipe.schema import Auto, NewRowRules, PerEnd
 from tokensurgeon.resources import FileResources
@@ -118,19 +118,20 @@ class Bench:
         writes = made[-1]  # the lm_head, or the one table of a tied base
         with put_back(model, hidden, made, "embedding"):
             lessons = lesson_texts(self.plan, self.resources)
-            states, following = read_states(model, tokenizer, lessons)
+            examples = read_examples(model, tokenizer, lessons, self.plan.match.base.tokens)
         table = model.get_output_embeddings().weight.detach().clone()
         table[hidden.twins] = writes.data[torch.tensor(hidden.ids)].to(table)
         left = torch.tensor([i for i in hidden.plan.match.base.tokens if i < len(table)])
         root = (HEAD_FIT * spread_root(table.cpu(), left)).float()
         tokens = self.plan.match.target.tokens
         rows = fit_softmax_rows(
-            states,
-            following,
+            examples.states,
+            examples.following,
             table,
             torch.tensor(hidden.twins, device=table.device),
             root.to(table),
             groups=group_by_script([tokens[index] for index in hidden.ids]).to(table.device),
+            limits=(examples.limits, examples.allowed),
             passes=PASSES,
         )
         data = writes.data.clone()

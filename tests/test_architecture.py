@@ -25,6 +25,7 @@ ARROWS = {
     "lexicon": {"vocab", "methods"},
     "resources": {"recipe", "evaluation", "methods", "solvers"},
     "lessons": {"plan", "resources", "vocab"},
+    "reading": {"lessons", "evaluation", "vocab"},
     "vocab": set(),
     "checkpoint": {"vocab", "device"},
     "solvers": set(),
@@ -40,8 +41,8 @@ ARROWS = {
     "sourcing": {"plan", "checkpoint", "methods", "vocab"},
     "rows": {"checkpoint", "methods"},
     "last_pieces": {"plan", "rows", "checkpoint", "evaluation"},
-    "adjust": {"plan", "rows", "resources", "lessons", "last_pieces", "checkpoint", "evaluation", "solvers"}
-    | {"vocab"},
+    "adjust": {"plan", "rows", "resources", "lessons", "reading", "last_pieces", "checkpoint", "evaluation"}
+    | {"solvers", "vocab"},
     "healing": {"plan", "rows", "resources", "lessons", "adjust", "batches", "parallel", "recipe", "training"}
     | {"checkpoint", "evaluation", "solvers", "vocab"},
     "surgery": {"plan", "sourcing", "device", "checkpoint", "methods", "batches", "solvers"}
@@ -53,7 +54,7 @@ ARROWS = {
     | {"checkpoint"}
     | {"methods", "solvers", "vocab"},
     "choice": {"hidden_anchors", "adjust", "rows", "plan", "batches", "parallel", "recipe", "resources"}
-    | {"lessons", "checkpoint", "methods", "evaluation"},
+    | {"lessons", "reading", "checkpoint", "methods"},
     "calibration": {"hidden_anchors", "pipeline", "plan", "rows", "batches", "parallel", "recipe"}
     | {"checkpoint", "methods", "evaluation"},
     "limits": {"recipe", "report"},

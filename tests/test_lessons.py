@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from tokensurgeon import lessons
-from tokensurgeon.lessons import find_scripts, judging_texts, lesson_texts, main_script
+from tokensurgeon.lessons import find_scripts, judging_texts, lesson_texts, limit_of, main_script, may_hold
 from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import make_plan
 from tokensurgeon.recipe.load import build_recipe
-from tokensurgeon.vocab.scripts import script_of_text
+from tokensurgeon.vocab.scripts import script_of, script_of_text
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,26 @@ def test_texts_of_a_system_hold_its_letters_only(plan, small):
     for text in cyrillic:
         assert {script_of_text(char) for char in text} <= {"Cyrillic", "Symbols", "Whitespace"}
         assert script_of_text(text) == "Cyrillic"
+
+
+def test_a_limited_text_holds_what_it_may_hold_in_either_vocabulary(plan, small):
+    texts = judging_texts(plan, find_resources(plan))
+    cyrillic = [text for name, text in texts.items() if limit_of(name) == "Cyrillic"]
+    assert len(cyrillic) == 2
+    for vocabulary in (plan.match.base, plan.match.target):
+        kept = [token for token in vocabulary.tokens.values() if may_hold("Cyrillic", token)]
+        assert len(kept) < len(vocabulary.tokens)
+        for text in cyrillic:
+            ids = vocabulary.tokenizer.encode(text, add_special_tokens=False).ids
+            held = [vocabulary.tokens[index] for index in ids]
+            # But for letters in pieces, which may belong to any system.
+            assert not [token for token in held if token not in kept and script_of(token) != "Bytes"]
+
+
+def test_programs_and_free_texts_may_hold_anything(plan, small):
+    names = judging_texts(plan, find_resources(plan))
+    assert {limit_of(name) for name in names} == {"", "Latin", "Cyrillic"}
+    assert {limit_of(name) for name in names if name.startswith(("sample", "program"))} == {""}
 
 
 def programs(plan):

@@ -20,13 +20,13 @@ from tokensurgeon.checkpoint.layout import TensorRole
 from tokensurgeon.checkpoint.reader import map_tensor
 from tokensurgeon.console import logger, progress
 from tokensurgeon.errors import InputError
-from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.loading import load_tokenizer
-from tokensurgeon.evaluation.states import has_plain_logits, read_states
+from tokensurgeon.evaluation.states import has_plain_logits
 from tokensurgeon.last_pieces import choose_shares, mix_last_pieces, told_shares
 from tokensurgeon.lessons import NO_LETTERS, judging_texts, lesson_texts, main_script
 from tokensurgeon.notices import some_tokens
 from tokensurgeon.plan import Plan
+from tokensurgeon.reading import Examples, read_examples, score_written
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor, follow_twins, mean_row, spread_root, train_rows
 from tokensurgeon.solvers.softmax import fit_softmax_rows, fit_unigrams
@@ -178,15 +178,15 @@ class _Reader:
     def bits(self, tensors: Sequence[NewTensor]) -> float:
         """Bits per byte of the text with new rows."""
         _install(self.model, tensors)
-        return score_texts(self.model, self.tokenizer, self.texts).bits_per_byte
+        return score_written(self.model, self.tokenizer, self.texts, self._plan.match.target.tokens)
 
-    def examples(self, tensors: Sequence[NewTensor], name: str) -> tuple[Tensor, Tensor] | None:
-        """What the lm_head sees over other text, and what follows; None where logits are no products."""
+    def examples(self, tensors: Sequence[NewTensor], name: str) -> Examples | None:
+        """What the lm_head sees over other text; None where logits are no products."""
         if not has_plain_logits(self._resources.load_body()):
             logger.warning("%s: the base does more to its logits than multiply; rows left as they were", name)
             return None
         _install(self.model, tensors)
-        return read_states(self.model, self.tokenizer, self.lessons)
+        return read_examples(self.model, self.tokenizer, self.lessons, self._plan.match.target.tokens)
 
     def choose_shares(self, tensors: Sequence[NewTensor]) -> dict[int, float]:
         """Shares of last pieces with which other text is read better."""
@@ -262,7 +262,7 @@ def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tup
     examples = reader.examples(tensors, "head_fit")
     if examples is None:
         return list(tensors), before
-    fitted = [_change(new, _fitted(plan, new, *examples)) if _writes(new) else new for new in tensors]
+    fitted = [_change(new, _fitted(plan, new, examples)) if _writes(new) else new for new in tensors]
     fitted = follow_twins(fitted)
     return _keep_better("head_fit", "moved rows", tensors, fitted, reader, before)
 
@@ -280,7 +280,7 @@ def _fit_unigrams(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> 
     settled = {main_script(reader.lessons), *NO_LETTERS}
     tokens = plan.match.target.tokens.items()
     foreign = {index for index, token in tokens if script_of(token) not in settled}
-    moved = [_balanced(new, foreign, *examples) if _writes(new) else new for new in tensors]
+    moved = [_balanced(new, foreign, examples) if _writes(new) else new for new in tensors]
     moved = follow_twins(moved)
     count = max(len(new.healed) for new in moved)
     return _keep_better("unigrams", f"moved {count:,} rows", tensors, moved, reader, before)[0]
@@ -306,8 +306,9 @@ def _keep_better(
     return [_add_note(new, note) if _writes(new) else new for new in kept], min(before, after)
 
 
-def _balanced(new: NewTensor, tokens: set[int], states: Tensor, following: Tensor) -> NewTensor:
+def _balanced(new: NewTensor, tokens: set[int], examples: Examples) -> NewTensor:
     """A tensor with the rows of some tokens moved; rows the user spelt out stay as they are."""
+    states, following = examples.states, examples.following
     with progress("fitting unigrams", _UNIGRAM_PASSES * len(states), "tokens") as advance:
         rows = new.data.to(states.device, torch.float32)
         shifts, along = fit_unigrams(states, following, rows, passes=_UNIGRAM_PASSES, advance=advance)
@@ -320,8 +321,9 @@ def _add_note(new: NewTensor, note: str) -> NewTensor:
     return replace(new, note="; ".join(filter(None, (new.note, note))))
 
 
-def _fitted(plan: Plan, new: NewTensor, states: Tensor, following: Tensor) -> Tensor | None:
+def _fitted(plan: Plan, new: NewTensor, examples: Examples) -> Tensor | None:
     """Made rows after the fit; the prior has the shape of the base's own rows."""
+    states = examples.states
     ids = _free_ids(new)
     base = map_tensor(new.tensor.ref)
     used = torch.tensor([i for i in plan.match.base.tokens if i < len(base)], dtype=torch.int64)
@@ -330,11 +332,12 @@ def _fitted(plan: Plan, new: NewTensor, states: Tensor, following: Tensor) -> Te
     with progress("fitting lm_head rows", PASSES * len(states), "tokens") as advance:
         found = fit_softmax_rows(
             states,
-            following,
+            examples.following,
             rows,
             torch.tensor(ids, device=states.device),
             root.to(states),
             groups=group_by_script([plan.match.target.tokens[index] for index in ids]).to(states.device),
+            limits=(examples.limits, examples.allowed),
             passes=PASSES,
             seed=plan.recipe.runtime.seed,
             advance=advance,

@@ -18,12 +18,12 @@ from tokensurgeon.adjust import scale_heads
 from tokensurgeon.batches import Batches
 from tokensurgeon.checkpoint.layout import TensorRole
 from tokensurgeon.console import logger, progress
-from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.hidden_anchors import Ends, Hidden, hide_anchors, make_hidden, put_back, row_errors
 from tokensurgeon.lessons import JUDGES, judging_texts
 from tokensurgeon.methods.params import AnyMethod
 from tokensurgeon.parallel import Processes
 from tokensurgeon.plan import Plan
+from tokensurgeon.reading import score_written
 from tokensurgeon.recipe.schema import Auto, PerEnd, Recipe
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor
@@ -161,7 +161,7 @@ def choose_method(plan: Plan, resources: FileResources) -> Choice:
     model, tokenizer = resources.load_fast_body(), resources.load_base_tokenizer()
 
     def read() -> float:
-        return score_texts(model, tokenizer, texts).bits_per_byte
+        return score_written(model, tokenizer, texts, plan.match.base.tokens)
 
     started = time.monotonic()
     base_bits = read()

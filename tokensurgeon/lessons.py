@@ -32,6 +32,7 @@ _OPENINGS = set(
     b"import from package class def const function using public static struct let module include "
     b"# #! // /* <? {".split()
 )
+_PROGRAM = "program"
 # What prose has between words. Without letters of their own, models end in lists, code and tables.
 _BETWEEN = set(" .,;:!?-–—…«»“”‘’'\"()、。，！？：；「」・،؛؟")
 
@@ -108,6 +109,32 @@ def find_scripts(base: Iterable[Token], target: Iterable[Token]) -> list[str]:
     ][:_MOST_SCRIPTS]
 
 
+def limit_of(name: str) -> str:
+    """What a text is limited to from its first token to its last.
+
+    Args:
+        name: Of a text for one of the uses here.
+
+    Returns:
+        A writing system; empty for none.
+    """
+    limit = name.rpartition("sample")[0].strip()
+    return "" if limit == _PROGRAM else limit
+
+
+def may_hold(limit: str, token: Token) -> bool:
+    """Whether a text that is limited to a writing system may hold a token, in any vocabulary.
+
+    Args:
+        limit: A writing system.
+        token: Any token.
+
+    Returns:
+        Whether it has letters of the system, or stands between words.
+    """
+    return script_of(token) == limit or (token.kind is not Kind.SPECIAL and set(_text_of(token)) <= _BETWEEN)
+
+
 def main_script(texts: Mapping[str, str]) -> str:
     """The writing system that a base writes in by itself.
 
@@ -133,7 +160,7 @@ def _write(
     }
     openings = [index for index, token in base.items() if token.data in _OPENINGS]
     if openings:
-        limits["program"] = openings, list(base)
+        limits[_PROGRAM] = openings, list(base)
     for limit, (first, later) in limits.items():
         written = resources.write_texts(turn, -(-count // _FREE_FOR_ONE), limit, first, later)
         texts |= {f"{limit} {name}": text for name, text in written.items()}
@@ -142,8 +169,10 @@ def _write(
 
 def _stands_between(token: Token) -> bool:
     """Whether a token is punctuation of prose, or one space."""
-    try:
-        text = token.data.decode()
-    except UnicodeDecodeError:
-        return False
+    text = _text_of(token)
     return token.kind is not Kind.SPECIAL and bool(text) and set(text) <= _BETWEEN and text.count(" ") < 2
+
+
+def _text_of(token: Token) -> str:
+    """A token's text, with a mark for what is none."""
+    return token.data.decode(errors="replace")

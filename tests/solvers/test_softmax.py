@@ -103,6 +103,56 @@ def test_the_same_seed_gives_the_same_rows(problem):
     assert not one.equal(other)
 
 
+class TestLimits:
+    """Some examples were drawn from a few rows only."""
+
+    @pytest.fixture
+    def limited(self):
+        """Of 4,000 draws half come from rows 0 to 3 only; rows 0, 1, 6 and 7 are unknown."""
+        generator = torch.Generator().manual_seed(2)
+        states = torch.randn(4000, 6, generator=generator)
+        true = torch.randn(12, 6, generator=generator)
+        limit = torch.arange(4000) % 2
+        left = torch.ones(2, 12, dtype=torch.bool)
+        left[1, 4:] = False
+        logits = (states @ true.T).masked_fill(~left[limit], -torch.inf)
+        following = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
+        free = torch.tensor([7, 0, 6, 1])
+        return states, following, true, free, (limit, left)
+
+    def test_draws_from_a_few_rows_do_not_make_those_louder_than_they_are(self, limited):
+        states, following, true, free, limits = limited
+        ignored, told = (
+            fit_softmax_rows(states, following, true, free, torch.eye(6), limits=some, passes=40) - true[free]
+            for some in (None, limits)
+        )
+        assert told.norm() < 0.5 * ignored.norm()
+        assert told.norm() < 0.2 * true[free].norm()
+
+    def test_the_answer_is_that_of_the_tables_that_the_draws_were_made_from(self, limited):
+        states, following, true, free, (limit, left) = limited
+        order = torch.tensor([1, 0, 3, 2])
+        rows = true.index_copy(0, free, true[free[order]])
+        fitted = fit_softmax_rows(
+            states, following, rows, free, torch.eye(6), limits=(limit, left), passes=400
+        )
+        table = put(rows, free, fitted)
+        bars = torch.zeros(2, 12).masked_fill(~left, -torch.inf)[limit]
+        for place, index in enumerate(free.tolist()):
+            share = (states @ table.T + bars).softmax(dim=1)[:, index]
+            slope = ((following == index).float() - share) @ states - (fitted - rows[free])[place]
+            assert slope.norm() < 0.05 * (share @ states.abs()).norm()
+
+    def test_limits_that_leave_every_row_change_nothing(self, limited):
+        states, following, true, free, (limit, left) = limited
+        start = 0.5 * true
+        plain = fit_softmax_rows(states, following, start, free, torch.eye(6))
+        loose = fit_softmax_rows(
+            states, following, start, free, torch.eye(6), limits=(limit, torch.ones_like(left))
+        )
+        torch.testing.assert_close(loose, plain, rtol=0.01, atol=0.01)
+
+
 class TestGroups:
     @pytest.fixture
     def shared(self):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tokensurgeon.console import Advance, no_progress
 from tokensurgeon.errors import InputError, RecipeError
@@ -125,6 +126,7 @@ def score_texts(
     context_bytes: int = CONTEXT_BYTES,
     logits_bytes: int = LOGITS_BYTES,
     keep_losses: bool = False,
+    allowed: Tensor | None = None,
     advance: Advance = no_progress,
 ) -> ModelScores:
     """Score texts with a loaded model.
@@ -137,6 +139,8 @@ def score_texts(
         context_bytes: Bytes of text it sees before those.
         logits_bytes: Memory for the float32 logits of a batch.
         keep_losses: Whether to keep the loss of every token.
+        allowed: ``(V,)`` bool, the tokens that the texts may hold, if others were out of the question when
+            they were written; others have no part in the probabilities then.
         advance: Called with the bytes of text scored.
 
     Returns:
@@ -163,7 +167,7 @@ def score_texts(
         _check_windows(model, name, windows, rows)
         bits = np.zeros(len(ids))
         for batch in _batches(windows, most, keeps):
-            for window, losses in zip(batch, score_windows(model, batch), strict=True):
+            for window, losses in zip(batch, score_windows(model, batch, allowed), strict=True):
                 bits[window.first : window.first + window.scored] = losses
             advance(sum(window.bytes for window in batch))
         if not np.isfinite(bits).all():
@@ -233,12 +237,12 @@ def _flat_head(model: PreTrainedModel) -> Iterator[None]:
         return
     shapes: list[torch.Size] = []
 
-    def flatten(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def flatten(_: torch.nn.Module, given: tuple[Tensor, ...]) -> Tensor:
         shapes.append(given[0].shape[:-1])
         return given[0].flatten(end_dim=-2)
 
-    def restore(_: torch.nn.Module, __: tuple[torch.Tensor, ...], found: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = found.unflatten(0, shapes.pop())
+    def restore(_: torch.nn.Module, __: tuple[Tensor, ...], found: Tensor) -> Tensor:
+        logits: Tensor = found.unflatten(0, shapes.pop())
         return logits
 
     hooks = head.register_forward_pre_hook(flatten), head.register_forward_hook(restore)
@@ -250,7 +254,9 @@ def _flat_head(model: PreTrainedModel) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def score_windows(model: PreTrainedModel, batch: list[Window]) -> list[NDArray[np.float64]]:
+def score_windows(
+    model: PreTrainedModel, batch: list[Window], allowed: Tensor | None = None
+) -> list[NDArray[np.float64]]:
     """Score windows in one pass.
 
     Padding is on the right: in a causal model no real position can see it, whatever its position
@@ -259,6 +265,7 @@ def score_windows(model: PreTrainedModel, batch: list[Window]) -> list[NDArray[n
     Args:
         model: Causal language model, on any device, in any dtype.
         batch: Windows of any lengths.
+        allowed: ``(V,)`` bool, the tokens that have a part in the probabilities; None for all.
 
     Returns:
         For each window ``(scored,)`` minus log2 probabilities.
@@ -269,23 +276,25 @@ def score_windows(model: PreTrainedModel, batch: list[Window]) -> list[NDArray[n
     for row, window in enumerate(batch):
         ids[row, : len(window.ids) - 1] = torch.tensor(window.ids[:-1])
         mask[row, : len(window.ids) - 1] = 1
+    barred = None if allowed is None else ~allowed
     with _flat_head(model):
-        logits = model(
+        seen = model(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             use_cache=False,
             **({"logits_to_keep": kept} if _keeps_logits(model) else {}),
         ).logits
-    left_out = length - logits.shape[1]
-    chunk = max(1, _CHUNK_LOGITS // logits.shape[2])
+    left_out = length - seen.shape[1]
+    chunk = max(1, _CHUNK_LOGITS // seen.shape[2])
     bits = []
     for row, window in enumerate(batch):
         end = len(window.ids) - 1 - left_out
-        targets = torch.tensor(window.ids[-window.scored :], device=logits.device)
-        scored = logits[row, end - window.scored : end]
-        losses = torch.empty(window.scored, device=logits.device)
+        targets = torch.tensor(window.ids[-window.scored :], device=seen.device)
+        scored = seen[row, end - window.scored : end]
+        losses = torch.empty(window.scored, device=seen.device)
         # Into place: small results kept between large ones would hold on to the memory of those.
         for part, target, out in zip(*(x.split(chunk) for x in (scored, targets, losses)), strict=True):
-            out.copy_(torch.nn.functional.cross_entropy(part.float(), target, reduction="none"))
+            logits = part.float() if barred is None else part.float().masked_fill(barred, -torch.inf)
+            out.copy_(torch.nn.functional.cross_entropy(logits, target, reduction="none"))
         bits.append(losses.cpu().double().numpy() / math.log(2))
     return bits

@@ -41,6 +41,7 @@ def fit_softmax_rows(
     root: Tensor,
     *,
     groups: Tensor | None = None,
+    limits: tuple[Tensor, Tensor] | None = None,
     passes: int = 12,
     seed: int = 0,
     advance: Callable[[int], object] = int,
@@ -55,6 +56,8 @@ def fit_softmax_rows(
         root: ``(d, d)`` float32; moves are ``z @ root``.
         groups: ``(F,)`` int64 from zero, the group of each free row; None for rows that share nothing. A
             free row that no example speaks of stays if it has no group, and moves with its group otherwise.
+        limits: ``(N,)`` int64 the limit of each example, and ``(L, V)`` bool the rows that each limit allows,
+            the right ones among them: others have no part in the normaliser. None for all rows.
         passes: Over the examples.
         seed: Of the order of the examples.
         advance: Called with the number of examples read since; each is read once a pass.
@@ -66,16 +69,21 @@ def fit_softmax_rows(
     fitted = rows[free].clone()
     if not len(states) or not len(free):
         return fitted
-    wholes, masses = _look(states, rows, free, fast)
+    limited, barred = _bars(limits, following)
+    wholes, masses = _look(states, rows, free, fast, limited, barred)
     seen = torch.bincount(following, minlength=len(rows))[free] > 0
     places = ((masses > _LEAST_MASS) | seen).nonzero()[:, 0]
     start = fitted[places]
     if not len(places):
         return fitted
+    if barred is not None:
+        barred = barred[:, free[places]]
     rest = torch.cat(
         [
-            _without(whole, (part.to(fast) @ start.to(fast).mT).float().logsumexp(dim=1))
-            for part, whole in zip(states.split(_BATCH), wholes.split(_BATCH), strict=True)
+            _without(whole, _bar((part.to(fast) @ start.to(fast).mT).float(), limit, barred).logsumexp(dim=1))
+            for part, limit, whole in zip(
+                *(some.split(_BATCH) for some in (states, limited, wholes)), strict=True
+            )
         ]
     )
     label = torch.full((len(rows),), -1, dtype=torch.int64, device=states.device)
@@ -88,11 +96,12 @@ def fit_softmax_rows(
         for some in torch.randperm(len(states), generator=generator).split(_BATCH)
     ]
     moves = _Moves(start, root, rows.mean(dim=0), None if groups is None else groups[places])
-    for step, some in enumerate(batches):
+    for step, batch in enumerate(batches):
+        some = batch[limited[batch].argsort(stable=True)]
         part = states[some].to(fast)
         wrong = part @ moves.rows().to(fast).mT
-        for products, others, right in _few_rows(wrong, rest[some], labels[some]):
-            logits = products.float()
+        for products, others, right, limit in _few_rows(wrong, rest[some], labels[some], limited[some]):
+            logits = _bar(products.float(), limit, barred)
             logits -= torch.logaddexp(logits.logsumexp(dim=1), others)[:, None]
             logits.exp_()
             ours = (right >= 0).nonzero()[:, 0]
@@ -206,18 +215,40 @@ class _Moves:
             part -= rate * average / (1 - _AVERAGE ** (number + 1)) / width
 
 
-def _look(states: Tensor, rows: Tensor, free: Tensor, fast: torch.dtype) -> tuple[Tensor, Tensor]:
+def _look(
+    states: Tensor,
+    rows: Tensor,
+    free: Tensor,
+    fast: torch.dtype,
+    limited: Tensor,
+    barred: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     """Logarithm ``(N,)`` of each example's normaliser, and what each free row takes of all ``(F,)``."""
     wholes = torch.empty(len(states), device=states.device)
     masses = torch.zeros(len(free), device=states.device)
     coarse = rows.to(fast).mT
-    for part, out in zip(states.split(_BATCH), wholes.split(_BATCH), strict=True):
-        for products, few in _few_rows(part.to(fast) @ coarse, out):
-            logits = products.float()
+    for part, limits, out in zip(*(some.split(_BATCH) for some in (states, limited, wholes)), strict=True):
+        for products, limit, few in _few_rows(part.to(fast) @ coarse, limits, out):
+            logits = _bar(products.float(), limit, barred)
             # Into place: small results kept between large ones would hold on to the memory of those.
             few.copy_(logits.logsumexp(dim=1))
             masses += (logits[:, free] - few[:, None]).exp().sum(dim=0)
     return wholes, masses
+
+
+def _bars(limits: tuple[Tensor, Tensor] | None, following: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Limit ``(N,)`` of each example, -1 for none, and what each adds to logits, ``(L + 1, V)``."""
+    if limits is None:
+        return torch.full_like(following, -1), None
+    limited, allowed = limits
+    barred = torch.zeros(len(allowed) + 1, allowed.shape[1], device=allowed.device)
+    barred[:-1].masked_fill_(~allowed, -torch.inf)
+    return limited.masked_fill(allowed.all(dim=1)[limited], -1), barred
+
+
+def _bar(logits: Tensor, limited: Tensor, barred: Tensor | None) -> Tensor:
+    """Logits ``(n, V)``, minus infinity where the limits of their examples ``(n,)`` allow no row."""
+    return logits if barred is None or (limited < 0).all() else logits.add_(barred[limited])
 
 
 def _few_rows(*batch: Tensor) -> Iterator[tuple[Tensor, ...]]:
