@@ -20,6 +20,7 @@ from tokensurgeon.lessons import judging_texts
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources, run
 from tokensurgeon.plan import make_plan
+from tokensurgeon.reading import score_written
 from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.surgery import operate
 from tokensurgeon.vocab.scripts import script_of
@@ -95,7 +96,7 @@ def test_the_summary_tells_the_chosen_scale(make_model, sentencepiece, byte_leve
     assert told.startswith("head_scale 1.2, chosen on text sampled from the base: 2.500 bits per byte at 1")
 
 
-def test_auto_measures_what_the_output_will_read(rows, make_model, sentencepiece, byte_level, monkeypatch):
+def test_auto_measures_how_well_the_output_reads_what_the_base_may_write(rows, make_model, sentencepiece, byte_level, monkeypatch):
     """The scale's measure is that of a model that holds the same rows."""
     measured = {}
 
@@ -113,10 +114,7 @@ def test_auto_measures_what_the_output_will_read(rows, make_model, sentencepiece
     texts = judging_texts(plan, find_resources(plan))
     model.get_input_embeddings().weight = torch.nn.Parameter(embedding.data.float())
     model.get_output_embeddings().weight = torch.nn.Parameter(head.data.float())
-    from tokensurgeon.evaluation.bits_per_byte import score_texts
-
-    scores = score_texts(model, load_tokenizer(str(byte_level)), texts).scores
-    bits = sum(score.bits for score in scores) / sum(score.bytes for score in scores)
+    bits = score_written(model, load_tokenizer(str(byte_level)), texts, plan.match.target.tokens)
     assert measured[1.0] == pytest.approx(bits, rel=1e-5)
 
 

@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 
 from tokensurgeon.choice import HEAD_FIT, Tried, choose_method, mark_chosen, settle
 from tokensurgeon.errors import InputError, RecipeError
-from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.lessons import judging_texts
 from tokensurgeon.methods.params import (
     AffknnParams,
@@ -21,6 +20,7 @@ from tokensurgeon.methods.params import (
 from tokensurgeon.methods.registry import find_method
 from tokensurgeon.pipeline import find_resources, run
 from tokensurgeon.plan import make_plan
+from tokensurgeon.reading import score_written
 from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.recipe.schema import Auto, PerEnd
 
@@ -208,7 +208,7 @@ class TestMinutes:
 
         monkeypatch.setattr("tokensurgeon.choice.time", SimpleNamespace(monotonic=lambda: now))
         monkeypatch.setattr("tokensurgeon.choice.judging_texts", slow(judging_texts, 24))
-        monkeypatch.setattr("tokensurgeon.choice.score_texts", slow(score_texts, 1))
+        monkeypatch.setattr("tokensurgeon.choice.score_written", slow(score_written, 1))
 
         def choose(minutes, **rules):
             recipe = build_recipe(

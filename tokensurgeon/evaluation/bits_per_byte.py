@@ -26,7 +26,7 @@ from tokensurgeon.errors import InputError, RecipeError
 from tokensurgeon.evaluation.boundaries import token_ends
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.texts import read_texts
-from tokensurgeon.evaluation.windows import Window, cut_windows, encode, find_bos
+from tokensurgeon.evaluation.windows import Window, cut_windows, encode, find_bos, pad
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -259,9 +259,6 @@ def score_windows(
 ) -> list[NDArray[np.float64]]:
     """Score windows in one pass.
 
-    Padding is on the right: in a causal model no real position can see it, whatever its position
-    encoding, attention window or state, so a batch gives what its windows give alone.
-
     Args:
         model: Causal language model, on any device, in any dtype.
         batch: Windows of any lengths.
@@ -271,11 +268,7 @@ def score_windows(
         For each window ``(scored,)`` minus log2 probabilities.
     """
     length, kept = _shape(batch)
-    ids = torch.zeros(len(batch), length, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, window in enumerate(batch):
-        ids[row, : len(window.ids) - 1] = torch.tensor(window.ids[:-1])
-        mask[row, : len(window.ids) - 1] = 1
+    ids, mask = pad([window.ids[:-1] for window in batch])
     barred = None if allowed is None else ~allowed
     with _flat_head(model):
         seen = model(

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from tokensurgeon.console import track
-from tokensurgeon.evaluation.windows import encode, find_bos
+from tokensurgeon.console import progress
+from tokensurgeon.evaluation.windows import encode, find_bos, pad
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _PROBE = 16
+# Tokens read at once: more do not stay in a processor's cache, fewer leave a GPU idle.
+_CPU_TOKENS, _GPU_TOKENS = 1024, 16384
 
 
 @torch.inference_mode()
@@ -35,14 +37,32 @@ def read_states(
     """
     start = find_bos(tokenizer)
     opening = [] if start is None else [start]
-    followers: list[int] = []
-    with _watched(model, all_logits=False) as seen:
-        for name, text in track(texts.items(), "reading", unit="texts"):
-            ids = [*opening, *encode(tokenizer, name, text).ids]
-            if len(ids) > 1:
-                model(input_ids=torch.tensor([ids[:-1]], device=model.device), use_cache=False)
-                followers += ids[1:]
-    return torch.cat(seen), torch.tensor(followers, device=seen[0].device)
+    sequences = [[*opening, *encode(tokenizer, name, text).ids] for name, text in texts.items()]
+    sequences = [ids for ids in sequences if len(ids) > 1]
+    states: list[Tensor] = [torch.empty(0)] * len(sequences)
+    with (
+        progress("reading", len(sequences), "texts") as advance,
+        _watched(model, all_logits=False) as seen,
+    ):
+        for batch in _batches(sequences, _CPU_TOKENS if model.device.type == "cpu" else _GPU_TOKENS):
+            ids, mask = pad([sequences[place][:-1] for place in batch])
+            model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
+            for place, found in zip(batch, seen.pop(), strict=True):
+                states[place] = found[: len(sequences[place]) - 1].clone()
+            advance(len(batch))
+    following = torch.tensor([index for ids in sequences for index in ids[1:]], device=states[0].device)
+    return torch.cat(states), following
+
+
+def _batches(sequences: list[list[int]], most: int) -> Iterator[list[int]]:
+    """Places of sequences of like length, so many that they have no more tokens, padded."""
+    batch: list[int] = []
+    for place in sorted(range(len(sequences)), key=lambda place: len(sequences[place])):
+        if batch and (len(batch) + 1) * len(sequences[place]) > most:
+            yield batch
+            batch = []
+        batch.append(place)
+    yield batch
 
 
 @torch.inference_mode()
@@ -59,13 +79,13 @@ def has_plain_logits(model: PreTrainedModel) -> bool:
     ids = torch.arange(min(_PROBE, len(rows)), device=model.device)[None]
     with _watched(model, all_logits=True) as seen:
         logits = model(input_ids=ids, use_cache=False).logits[0].float()
-    products = seen[0] @ rows.float().mT
+    products = seen[0][0] @ rows.float().mT
     return torch.allclose(logits, products, rtol=1e-3, atol=1e-3 * float(products.abs().max()))
 
 
 @contextmanager
 def _watched(model: PreTrainedModel, *, all_logits: bool) -> Iterator[list[Tensor]]:
-    """What the lm_head sees, ``(n, d)`` float32 for each pass, until the block ends.
+    """What the lm_head sees, ``(B, n, d)`` float32 for each pass, until the block ends.
 
     Without all logits it goes on with no position: over a large vocabulary the product takes longer than the
     rest of a small model.
@@ -73,7 +93,7 @@ def _watched(model: PreTrainedModel, *, all_logits: bool) -> Iterator[list[Tenso
     seen: list[Tensor] = []
 
     def look(_: Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        seen.append(given[0][0].float().clone())
+        seen.append(given[0].float())
         return None if all_logits else (given[0][:, :0], *given[1:])
 
     watch = model.get_output_embeddings().register_forward_pre_hook(look)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tokensurgeon.console import logger
 from tokensurgeon.errors import InputError
@@ -145,3 +148,23 @@ def cut_windows(
             size = int(starts[end] - starts[begin])
             windows.append(Window(prefix + ids[low:end], begin, end - begin, size))
     return windows
+
+
+def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Put sequences into one batch for a causal model.
+
+    Padding is on the right: no real position can see it, whatever the model's position encoding, attention
+    window or state, so a batch gives what its sequences give alone.
+
+    Args:
+        sequences: Token ids, ``n`` sequences of at most ``L``.
+
+    Returns:
+        ``(n, L)`` int64 ids, and the mask of those that are real.
+    """
+    ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    return ids, mask
