@@ -45,7 +45,8 @@ _LEAST_SHIFT = 0.05
 
 _BLOCK = 8192
 _LEAST_GROUP = 20
-_STEP = 0.1
+# What head_scale, and the share of the way to fitted rows, are looked for in.
+_SCALE_STEPS, _SHARE_STEPS = (0.1, 0.05), (0.2, 0.1)
 _LEAST, _MOST = 0.5, 1.5
 
 
@@ -257,14 +258,36 @@ def _judge(_: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tuple[list
 
 
 def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tuple[list[NewTensor], float]:
-    """Rows that write, fitted to what the base wrote if other text is read better; and the bits of that."""
+    """Rows that write, fitted to what the base wrote if other text is read better; and the bits of that.
+
+    Where there are many rows for little text, they learn it by heart: how far to follow, other text tells.
+    """
     before = reader.bits(tensors)
     examples = reader.examples(tensors, "head_fit")
     if examples is None:
         return list(tensors), before
-    fitted = [_change(new, _fitted(plan, new, examples)) if _writes(new) else new for new in tensors]
-    fitted = follow_twins(fitted)
-    return _keep_better("head_fit", "moved rows", tensors, fitted, reader, before)
+    fitted = [_fitted(plan, new, examples) if _writes(new) else None for new in tensors]
+
+    def follow(share: float) -> list[NewTensor]:
+        return follow_twins(
+            [_change(new, _part_way(new, rows, share)) for new, rows in zip(tensors, fitted, strict=True)]
+        )
+
+    with progress("following the fit", 6) as advance:
+
+        def measure(share: float) -> float:
+            found = reader.bits(follow(share))
+            advance()
+            return found
+
+        share, known = climb(measure, _SHARE_STEPS)
+    did = f"moved rows by {share:g} of the way"
+    return _keep_better("head_fit", did, tensors, follow(share), before, known[share])
+
+
+def _part_way(new: NewTensor, rows: Tensor | None, share: float) -> Tensor | None:
+    """Made rows of a tensor moved some of the way to others, or past them."""
+    return None if rows is None else torch.lerp(new.data[_free_ids(new)].float(), rows, share)
 
 
 def _fit_unigrams(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> list[NewTensor]:
@@ -282,8 +305,8 @@ def _fit_unigrams(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> 
     foreign = {index for index, token in tokens if script_of(token) not in settled}
     moved = [_balanced(new, foreign, examples) if _writes(new) else new for new in tensors]
     moved = follow_twins(moved)
-    count = max(len(new.healed) for new in moved)
-    return _keep_better("unigrams", f"moved {count:,} rows", tensors, moved, reader, before)[0]
+    did = f"moved {max(len(new.healed) for new in moved):,} rows"
+    return _keep_better("unigrams", did, tensors, moved, before, reader.bits(moved))[0]
 
 
 def _keep_better(
@@ -291,11 +314,10 @@ def _keep_better(
     did: str,
     tensors: Sequence[NewTensor],
     moved: Sequence[NewTensor],
-    reader: _Reader,
     before: float,
+    after: float,
 ) -> tuple[list[NewTensor], float]:
     """Moved rows, or the tensors as they were if those read better; and the bits of what is kept."""
-    after = reader.bits(moved)
     logger.info("%s: %.4f bits per byte, %.4f before", name, after, before)
     helped = after < before
     note = (
@@ -359,28 +381,31 @@ def group_by_script(tokens: Sequence[Token]) -> Tensor:
     return torch.tensor([numbers.get(script_of(token), len(large)) for token in tokens], dtype=torch.int64)
 
 
-def climb(measure: Callable[[float], float]) -> tuple[float, dict[float, float]]:
-    """Walk from one to the scale with the smallest measure, in steps of a tenth and then of half of that.
+def climb(
+    measure: Callable[[float], float], steps: Sequence[float] = _SCALE_STEPS
+) -> tuple[float, dict[float, float]]:
+    """Walk from one to the factor with the smallest measure, from a half to one and a half.
 
     Args:
-        measure: Of a scale.
+        measure: Of a factor.
+        steps: How far it goes at a time, the last to the hundredth.
 
     Returns:
-        The best scale, and what was measured at each that was tried.
+        The best factor, and what was measured at each that was tried.
     """
     known: dict[float, float] = {}
 
-    def look(scale: float) -> float:
-        scale = round(scale, 2)
-        if not _LEAST <= scale <= _MOST:
+    def look(factor: float) -> float:
+        factor = round(factor, 2)
+        if not _LEAST <= factor <= _MOST:
             return float("inf")
-        if scale not in known:
-            known[scale] = measure(scale)
-        return known[scale]
+        if factor not in known:
+            known[factor] = measure(factor)
+        return known[factor]
 
     best = 1.0
     look(best)
-    for step in (_STEP, _STEP / 2):
+    for step in steps:
         for direction in (-step, step):
             while look(best + direction) < look(best):
                 best = round(best + direction, 2)

@@ -31,6 +31,21 @@ def test_states_give_the_logits_and_tokens_follow_in_order(loaded):
     assert place == len(states) == len(following)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
+def test_a_batch_gives_what_its_texts_give_alone(make_model, sentencepiece, monkeypatch, kind):
+    model, tokenizer = load_model(str(make_model(kind, sentencepiece)), device="cpu")
+    texts = {str(count): "the cat sat on the mat " * count for count in (3, 1, 7, 2)}
+    passes = []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    together = read_states(model, tokenizer, texts)
+    assert len(passes) == 1
+    monkeypatch.setattr("tokensurgeon.evaluation.states._CPU_TOKENS", 1)
+    alone = read_states(model, tokenizer, texts)
+    assert len(passes) == 1 + len(texts)
+    torch.testing.assert_close(together[0], alone[0], rtol=1e-4, atol=1e-4)
+    assert together[1].equal(alone[1])
+
+
 @pytest.mark.parametrize(("kind", "plain"), [("llama", True), ("gemma3", True), ("granite", False)])
 def test_a_model_that_scales_its_logits_is_told_apart(make_model, sentencepiece, kind, plain):
     model, _ = load_model(str(make_model(kind, sentencepiece)), device="cpu")
