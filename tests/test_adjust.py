@@ -96,7 +96,7 @@ def test_the_summary_tells_the_chosen_scale(make_model, sentencepiece, byte_leve
     assert told.startswith("head_scale 1.2, chosen on text sampled from the base: 2.500 bits per byte at 1")
 
 
-def test_auto_measures_how_well_the_output_reads_what_the_base_may_write(rows, make_model, sentencepiece, byte_level, monkeypatch):
+def test_auto_measures_what_the_output_will_read(rows, make_model, sentencepiece, byte_level, monkeypatch):
     """The scale's measure is that of a model that holds the same rows."""
     measured = {}
 
@@ -141,6 +141,24 @@ class TestHeadFit:
         )
         assert "moved rows" in head.note
         assert after < before
+
+    @pytest.mark.parametrize("best", [0.6, 0.9, 1.0, 1.3])
+    def test_rows_go_as_far_as_other_text_is_read_better(self, rows, monkeypatch, best):
+        plain = rows(1.0, "llama-tied")[0].data.float()
+        made = (rows(1.0, "llama-tied", head_fit=1.0)[0].data.float() != plain).any(dim=1)
+        there = torch.randn(plain.shape)
+        monkeypatch.setattr(
+            adjust, "fit_softmax_rows", lambda states, following, rows, free, *_, **__: there[free]
+        )
+        wanted = torch.lerp(plain, there, best)
+
+        def distance(_, tensors):
+            return float((tensors[0].data.float() - wanted)[made].norm())
+
+        monkeypatch.setattr(adjust._Reader, "bits", distance)
+        [fitted] = rows(1.0, "llama-tied", head_fit=1.0)
+        torch.testing.assert_close(fitted.data.float()[made], wanted[made], rtol=0.01, atol=0.01)
+        assert f"head_fit moved rows by {best:g} of the way" in fitted.note
 
     def test_rows_are_left_where_they_were_if_other_text_is_read_worse(self, rows, monkeypatch):
         monkeypatch.setattr(

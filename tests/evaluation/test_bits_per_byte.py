@@ -55,6 +55,20 @@ def test_equals_a_naive_loop(request, tokenizers, body, kind, text):
     assert score.bits_per_byte == score.bits / len(text.encode())
 
 
+def test_tokens_that_are_not_allowed_take_no_probability(llama, tokenizers):
+    tokenizer = tokenizers["bytes"]
+    ids = sorted({*tokenizer(ENGLISH, add_special_tokens=False)["input_ids"]})
+    allowed = torch.zeros(ROWS, dtype=torch.bool)
+    allowed[ids] = True
+    [score] = score_texts(uniform(llama), tokenizer, {"t": ENGLISH}, allowed=allowed).scores
+    assert score.bits == pytest.approx(score.tokens * math.log2(len(ids)))
+    [every] = score_texts(llama, tokenizer, {"t": ENGLISH}, allowed=allowed | True).scores
+    assert every.bits == score_texts(llama, tokenizer, {"t": ENGLISH}).scores[0].bits
+    allowed[ids[0]] = False
+    with pytest.raises(InputError, match="not finite"):
+        score_texts(llama, tokenizer, {"t": ENGLISH}, allowed=allowed)
+
+
 @pytest.mark.parametrize("text", [ENGLISH, MIXED, "🙂", "x"])
 @pytest.mark.parametrize("stride", [1, 3, 24, 5000])
 @pytest.mark.parametrize("kind", ["byte-level", "bytes", "byte-fallback"])
@@ -81,7 +95,7 @@ def test_batch_size_makes_no_difference(request, monkeypatch, tokenizers, body):
     monkeypatch.setattr(
         bits_per_byte,
         "score_windows",
-        lambda m, batch: sizes.append(len(batch)) or run(m, batch),
+        lambda m, batch, *rest: sizes.append(len(batch)) or run(m, batch, *rest),
     )
     figures, largest = [], []
     # 1 position: windows in pieces of one token. 24: one window a batch. 120: about four.

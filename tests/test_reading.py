@@ -1,0 +1,59 @@
+"""A text that is limited to a writing system is read as what it was drawn from."""
+
+import pytest
+import torch
+
+from tokensurgeon.evaluation.bits_per_byte import score_texts
+from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.evaluation.states import read_states
+from tokensurgeon.lessons import may_hold
+from tokensurgeon.reading import read_examples, score_written
+from tokensurgeon.vocab.vocabulary import load_vocabulary
+
+TEXTS = {"sample 1": "the cat sat 12", "Latin sample 1": "the dog ran", "program sample 1": "the cat = 12"}
+
+
+@pytest.fixture(scope="module")
+def loaded(make_model, sentencepiece):
+    directory = make_model("llama", sentencepiece)
+    return *load_model(str(directory), device="cpu"), load_vocabulary(directory).tokens
+
+
+def test_what_it_may_not_hold_takes_no_probability_from_it(loaded):
+    model, tokenizer, tokens = loaded
+    allowed = torch.zeros(len(model.get_input_embeddings().weight), dtype=torch.bool)
+    allowed[[index for index, token in tokens.items() if may_hold("Latin", token)]] = True
+    expected = {
+        name: score_texts(
+            model, tokenizer, {name: text}, allowed=allowed if name.startswith("Latin") else None
+        ).scores[0]
+        for name, text in TEXTS.items()
+    }
+    bits, size = sum(s.bits for s in expected.values()), sum(len(text.encode()) for text in TEXTS.values())
+    assert score_written(model, tokenizer, TEXTS, tokens) == pytest.approx(bits / size)
+    assert score_written(model, tokenizer, TEXTS, tokens) < score_texts(model, tokenizer, TEXTS).bits_per_byte
+
+
+def test_examples_say_what_their_texts_could_hold(loaded):
+    model, tokenizer, tokens = loaded
+    found = read_examples(model, tokenizer, TEXTS, tokens)
+    free = {name: text for name, text in TEXTS.items() if "Latin" not in name}
+    states, following = read_states(model, tokenizer, free | TEXTS)
+    torch.testing.assert_close(found.states, states, rtol=1e-4, atol=1e-4)
+    assert found.following.equal(following)
+    assert found.allowed[found.limits, found.following].all()
+    every, some = found.allowed
+    assert every.all()
+    assert not some.all()
+    lengths = [len(tokenizer(text, add_special_tokens=False).input_ids) for text in (free | TEXTS).values()]
+    assert found.limits.tolist() == [0] * sum(lengths[:2]) + [1] * lengths[2]
+
+
+def test_pieces_of_letters_may_stand_in_any_text(loaded):
+    model, tokenizer, tokens = loaded
+    text = "the 猫 cat"
+    used = tokenizer(text, add_special_tokens=False).input_ids
+    assert any(not may_hold("Latin", tokens[index]) for index in used)
+    found = read_examples(model, tokenizer, {"Latin sample 1": text}, tokens)
+    assert found.allowed[0][used].all()
+    assert score_written(model, tokenizer, {"Latin sample 1": text}, tokens) > 0
