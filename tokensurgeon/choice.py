@@ -37,10 +37,10 @@ _SCALES = (1.0, 1.1)
 _TOSS_UP = 1.001
 # Methods that ``auto`` is never worse than.
 _PLAIN = {"omp", "pieces"}
-# What follows the choice: readings of the judging text for head_scale, and of every lesson for rows fitted to
-# it, with and without last pieces, and for unigrams. Written, lessons are as many times as long as they are
-# more texts.
-_READINGS_TO_SCALE, _READINGS_TO_FIT = 8, 6
+# What follows the choice: readings of the judging text for head_scale and, with and without last pieces, for how
+# far rows follow their fit; and of every lesson, to fit them and for unigrams. Written, lessons are as many times
+# as long as they are more texts.
+_READINGS_TO_JUDGE, _READINGS_TO_FIT = 18, 6
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def choose_method(plan: Plan, resources: FileResources) -> Choice:
 
 def _lessons(left: float, writing: float, reading: float) -> int:
     """Texts that rows can be fitted to in some seconds, by what writing and reading judging texts took."""
-    count = JUDGES * (left - _READINGS_TO_SCALE * reading) / (writing + _READINGS_TO_FIT * reading)
+    count = JUDGES * (left - _READINGS_TO_JUDGE * reading) / (writing + _READINGS_TO_FIT * reading)
     # Fewer teach less than they mislead.
     return int(count) if count >= JUDGES else 0
 
