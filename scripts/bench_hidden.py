@@ -4,7 +4,8 @@ For each seed a share of the shared tokens is hidden. ``auto`` chooses its metho
 some of that again, and reads text that the base wrote); then its rows, and those of OMP with k = 64 and other
 methods, are put back for the hidden tokens, as embedding and as lm_head, and the base scores texts under its
 own tokenizer. Reported are the bits per byte that the rows cost, and the share of OMP's cost that is saved.
-Seconds are of processor time, for the rows alone: once calibrated, auto's rows take those of what it chose::
+Seconds are of processor time, for the rows alone: once calibrated, auto's rows take those of what it chose.
+Rows follow their fit all the way; how far is best is chosen on whole transplants only::
 
     python scripts/bench_hidden.py build/models/gemma3 build/models/smollm2 \
         --text english.txt --text math.txt --text rus.txt --text code.txt --cache build/bench/hidden.json
