@@ -16,12 +16,12 @@ from tokensurgeon.batches import Batches
 from tokensurgeon.checkpoint import probe
 from tokensurgeon.checkpoint.verify import verify_checkpoint
 from tokensurgeon.errors import InputError, RecipeError
-from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.loading import load_model, load_tokenizer
 from tokensurgeon.lessons import judging_texts
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources, run
 from tokensurgeon.plan import make_plan
+from tokensurgeon.reading import score_written
 from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.surgery import operate
 
@@ -155,8 +155,7 @@ def test_a_scale_is_chosen_with_both_ends_as_they_will_be(make_model, sentencepi
     texts = judging_texts(plan, find_resources(plan))
     model.get_input_embeddings().weight = torch.nn.Parameter(embedding.data.float())
     model.get_output_embeddings().weight = torch.nn.Parameter(head.data.float())
-    scores = score_texts(model, load_tokenizer(str(byte_level)), texts).scores
-    bits = sum(score.bits for score in scores) / sum(score.bytes for score in scores)
+    bits = score_written(model, load_tokenizer(str(byte_level)), texts, plan.match.target.tokens)
     assert measured[1.4] == pytest.approx(bits, rel=1e-6)
     assert measured[1.0] != pytest.approx(bits, rel=1e-6)
 
