@@ -112,11 +112,11 @@ def test_a_scale_is_chosen_by_the_tokenizer_that_is_written(recipe, learnt, monk
     class SeenError(Exception):
         pass
 
-    def score(model, tokenizer, texts):
+    def score(model, tokenizer, *_):
         seen.append(tokenizer(SENTENCE, add_special_tokens=False)["input_ids"])
         raise SeenError
 
-    monkeypatch.setattr(adjust, "score_texts", score)
+    monkeypatch.setattr(adjust, "score_written", score)
     plan = make_plan(recipe(learnt, new_rows={"head_scale": "auto"}))
     with pytest.raises(SeenError):
         operate(plan, Batches(Processes()), find_resources(plan))
