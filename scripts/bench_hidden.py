@@ -37,7 +37,7 @@ from tokensurgeon.methods.params import AffknnParams, AffompParams, AnyMethod, O
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import make_plan
-from tokensurgeon.reading import read_examples
+from tokensurgeon.reading import group_by_limit, read_examples
 from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.recipe.schema import Auto, NewRowRules, PerEnd
 from tokensurgeon.resources import FileResources
@@ -119,7 +119,8 @@ class Bench:
         writes = made[-1]  # the lm_head, or the one table of a tied base
         with put_back(model, hidden, made, "embedding"):
             lessons = lesson_texts(self.plan, self.resources)
-            examples = read_examples(model, tokenizer, lessons, self.plan.match.base.tokens)
+            written = group_by_limit(tokenizer, lessons, self.plan.match.base.tokens)
+            examples = read_examples(model, tokenizer, written)
         table = model.get_output_embeddings().weight.detach().clone()
         table[hidden.twins] = writes.data[torch.tensor(hidden.ids)].to(table)
         left = torch.tensor([i for i in hidden.plan.match.base.tokens if i < len(table)])

@@ -7,7 +7,7 @@ from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.states import read_states
 from tokensurgeon.lessons import may_hold
-from tokensurgeon.reading import read_examples, score_written
+from tokensurgeon.reading import group_by_limit, read_examples, score_written
 from tokensurgeon.vocab.vocabulary import load_vocabulary
 
 TEXTS = {"sample 1": "the cat sat 12", "Latin sample 1": "the dog ran", "program sample 1": "the cat = 12"}
@@ -30,13 +30,14 @@ def test_what_it_may_not_hold_takes_no_probability_from_it(loaded):
         for name, text in TEXTS.items()
     }
     bits, size = sum(s.bits for s in expected.values()), sum(len(text.encode()) for text in TEXTS.values())
-    assert score_written(model, tokenizer, TEXTS, tokens) == pytest.approx(bits / size)
-    assert score_written(model, tokenizer, TEXTS, tokens) < score_texts(model, tokenizer, TEXTS).bits_per_byte
+    found = score_written(model, tokenizer, group_by_limit(tokenizer, TEXTS, tokens))
+    assert found == pytest.approx(bits / size)
+    assert found < score_texts(model, tokenizer, TEXTS).bits_per_byte
 
 
 def test_examples_say_what_their_texts_could_hold(loaded):
     model, tokenizer, tokens = loaded
-    found = read_examples(model, tokenizer, TEXTS, tokens)
+    found = read_examples(model, tokenizer, group_by_limit(tokenizer, TEXTS, tokens))
     free = {name: text for name, text in TEXTS.items() if "Latin" not in name}
     states, following = read_states(model, tokenizer, free | TEXTS)
     torch.testing.assert_close(found.states, states, rtol=1e-4, atol=1e-4)
@@ -54,6 +55,16 @@ def test_pieces_of_letters_may_stand_in_any_text(loaded):
     text = "the 猫 cat"
     used = tokenizer(text, add_special_tokens=False).input_ids
     assert any(not may_hold("Latin", tokens[index]) for index in used)
-    found = read_examples(model, tokenizer, {"Latin sample 1": text}, tokens)
+    written = group_by_limit(tokenizer, {"Latin sample 1": text}, tokens)
+    found = read_examples(model, tokenizer, written)
     assert found.allowed[0][used].all()
-    assert score_written(model, tokenizer, {"Latin sample 1": text}, tokens) > 0
+    assert score_written(model, tokenizer, written) > 0
+
+
+def test_tokens_without_a_row_are_never_allowed(loaded):
+    model, tokenizer, tokens = loaded
+    rows = len(model.get_input_embeddings().weight)
+    more = {**tokens, rows: next(token for token in tokens.values() if may_hold("Latin", token))}
+    [some] = group_by_limit(tokenizer, {"Latin sample 1": "the cat"}, more)
+    assert rows in some.ids
+    assert len(some.allowed(model)) == rows

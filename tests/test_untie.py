@@ -21,7 +21,7 @@ from tokensurgeon.lessons import judging_texts
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources, run
 from tokensurgeon.plan import make_plan
-from tokensurgeon.reading import score_written
+from tokensurgeon.reading import group_by_limit, score_written
 from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.surgery import operate
 
@@ -155,7 +155,9 @@ def test_a_scale_is_chosen_with_both_ends_as_they_will_be(make_model, sentencepi
     texts = judging_texts(plan, find_resources(plan))
     model.get_input_embeddings().weight = torch.nn.Parameter(embedding.data.float())
     model.get_output_embeddings().weight = torch.nn.Parameter(head.data.float())
-    bits = score_written(model, load_tokenizer(str(byte_level)), texts, plan.match.target.tokens)
+    tokenizer = load_tokenizer(str(byte_level))
+    written = group_by_limit(tokenizer, texts, plan.match.target.tokens)
+    bits = score_written(model, tokenizer, written)
     assert measured[1.4] == pytest.approx(bits, rel=1e-6)
     assert measured[1.0] != pytest.approx(bits, rel=1e-6)
 

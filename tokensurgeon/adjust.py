@@ -26,7 +26,7 @@ from tokensurgeon.last_pieces import choose_shares, mix_last_pieces, told_shares
 from tokensurgeon.lessons import NO_LETTERS, judging_texts, lesson_texts, main_script
 from tokensurgeon.notices import some_tokens
 from tokensurgeon.plan import Plan
-from tokensurgeon.reading import Examples, read_examples, score_written
+from tokensurgeon.reading import Examples, group_by_limit, read_examples, score_written
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor, follow_twins, mean_row, spread_root, train_rows
 from tokensurgeon.solvers.softmax import fit_softmax_rows, fit_unigrams
@@ -170,16 +170,20 @@ class _Reader:
         self.model = resources.load_fast_body()
         rules = plan.recipe.new_rows
         # All of it is written before the body gets other rows.
-        self.texts = judging_texts(plan, resources)
+        judges = judging_texts(plan, resources)
         learns = rules.head_fit > 0 or rules.last_piece == "auto" or rules.unigrams
         self.lessons = lesson_texts(plan, resources) if learns else {}
         self.tokenizer = load_target_tokenizer(plan)
+        self._judges, self._lessons = (
+            group_by_limit(self.tokenizer, texts, plan.match.target.tokens)
+            for texts in (judges, self.lessons)
+        )
         self._plan, self._resources = plan, resources
 
     def bits(self, tensors: Sequence[NewTensor]) -> float:
         """Bits per byte of the text with new rows."""
         _install(self.model, tensors)
-        return score_written(self.model, self.tokenizer, self.texts, self._plan.match.target.tokens)
+        return score_written(self.model, self.tokenizer, self._judges)
 
     def examples(self, tensors: Sequence[NewTensor], name: str) -> Examples | None:
         """What the lm_head sees over other text; None where logits are no products."""
@@ -187,7 +191,7 @@ class _Reader:
             logger.warning("%s: the base does more to its logits than multiply; rows left as they were", name)
             return None
         _install(self.model, tensors)
-        return read_examples(self.model, self.tokenizer, self.lessons, self._plan.match.target.tokens)
+        return read_examples(self.model, self.tokenizer, self._lessons)
 
     def choose_shares(self, tensors: Sequence[NewTensor]) -> dict[int, float]:
         """Shares of last pieces with which other text is read better."""

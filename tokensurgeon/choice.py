@@ -23,7 +23,7 @@ from tokensurgeon.lessons import JUDGES, judging_texts
 from tokensurgeon.methods.params import AnyMethod
 from tokensurgeon.parallel import Processes
 from tokensurgeon.plan import Plan
-from tokensurgeon.reading import score_written
+from tokensurgeon.reading import group_by_limit, score_written
 from tokensurgeon.recipe.schema import Auto, PerEnd, Recipe
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor
@@ -159,9 +159,10 @@ def choose_method(plan: Plan, resources: FileResources) -> Choice:
     texts = judging_texts(plan, resources)
     writing = time.monotonic() - started
     model, tokenizer = resources.load_fast_body(), resources.load_base_tokenizer()
+    written = group_by_limit(tokenizer, texts, plan.match.base.tokens)
 
     def read() -> float:
-        return score_written(model, tokenizer, texts, plan.match.base.tokens)
+        return score_written(model, tokenizer, written)
 
     started = time.monotonic()
     base_bits = read()

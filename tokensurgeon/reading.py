@@ -6,7 +6,7 @@ came says nothing of those, so none of them has a part in the normaliser.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,27 @@ from tokensurgeon.vocab.vocabulary import Token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Limited:
+    """Texts with the same limit.
+
+    Attributes:
+        texts: Text by name.
+        ids: ``(n,)`` int64 tokens that they may hold; None for all.
+    """
+
+    texts: dict[str, str]
+    ids: Tensor | None
+
+    def allowed(self, model: PreTrainedModel) -> Tensor:
+        """``(V,)`` bool, the rows of a model that may be right."""
+        mask = torch.full((len(model.get_input_embeddings().weight),), self.ids is None)
+        if self.ids is not None:
+            # A vocabulary may have more tokens than the model has rows.
+            mask[self.ids[self.ids < len(mask)]] = True
+        return mask.to(model.device)
 
 
 @dataclass(frozen=True)
@@ -40,74 +61,72 @@ class Examples:
     allowed: Tensor
 
 
+def group_by_limit(
+    tokenizer: PreTrainedTokenizerFast, texts: Mapping[str, str], tokens: Mapping[int, Token]
+) -> list[Limited]:
+    """Put texts that the base wrote with the same limit together.
+
+    Args:
+        tokenizer: That of the model that is to read them.
+        texts: Text by name, as ``tokensurgeon.lessons`` gives them.
+        tokens: The tokenizer's tokens by id.
+
+    Returns:
+        The limits in the order of their first texts.
+    """
+    groups: dict[str, dict[str, str]] = {}
+    for name, text in texts.items():
+        groups.setdefault(limit_of(name), {})[name] = text
+    found = []
+    for limit, some in groups.items():
+        ids = None
+        if limit:
+            held = {index for index, token in tokens.items() if may_hold(limit, token)}
+            # Pieces of letters, too, which may belong to any system.
+            held.update(*(encode(tokenizer, name, text).ids for name, text in some.items()))
+            ids = torch.tensor(sorted(held))
+        found.append(Limited(some, ids))
+    return found
+
+
 def score_written(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    texts: Mapping[str, str],
-    tokens: Mapping[int, Token],
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, written: Sequence[Limited]
 ) -> float:
     """How well a model predicts texts that the base wrote.
 
     Args:
         model: Causal language model.
         tokenizer: Its tokenizer.
-        texts: Text by name, as ``tokensurgeon.lessons`` gives them.
-        tokens: The tokenizer's tokens by id.
+        written: The texts.
 
     Returns:
         Bits per byte of all texts together.
     """
     scores = [
         score
-        for some, allowed in _by_limit(model, tokenizer, texts, tokens)
-        for score in score_texts(model, tokenizer, some, allowed=allowed).scores
+        for some in written
+        for score in score_texts(model, tokenizer, some.texts, allowed=some.allowed(model)).scores
     ]
     return sum(score.bits for score in scores) / sum(score.bytes for score in scores)
 
 
 def read_examples(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    texts: Mapping[str, str],
-    tokens: Mapping[int, Token],
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, written: Sequence[Limited]
 ) -> Examples:
-    """Run a model over texts that the base wrote.
+    """Run a model over texts that the base wrote, one limit after another.
 
     Args:
         model: Causal language model.
         tokenizer: Its tokenizer.
-        texts: Text by name, as ``tokensurgeon.lessons`` gives them.
-        tokens: The tokenizer's tokens by id.
+        written: The texts.
 
     Returns:
-        Texts with the same limit together.
+        What its lm_head sees.
     """
-    states, following, limits, allowed = [], [], [], []
-    for number, (some, may_follow) in enumerate(_by_limit(model, tokenizer, texts, tokens)):
-        seen, follows = read_states(model, tokenizer, some)
-        states.append(seen)
-        following.append(follows)
-        limits.append(torch.full_like(follows, number))
-        allowed.append(may_follow)
-    return Examples(torch.cat(states), torch.cat(following), torch.cat(limits), torch.stack(allowed))
-
-
-def _by_limit(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    texts: Mapping[str, str],
-    tokens: Mapping[int, Token],
-) -> Iterator[tuple[dict[str, str], Tensor]]:
-    """Texts with the same limit, and the ``(V,)`` bool tokens that they may hold."""
-    groups: dict[str, dict[str, str]] = {}
-    for name, text in texts.items():
-        groups.setdefault(limit_of(name), {})[name] = text
-    rows = len(model.get_input_embeddings().weight)
-    for limit, some in groups.items():
-        allowed = torch.full((rows,), not limit)
-        if limit:
-            allowed[[index for index, token in tokens.items() if may_hold(limit, token)]] = True
-            # Pieces of letters, too, which may belong to any system.
-            for name, text in some.items():
-                allowed[encode(tokenizer, name, text).ids] = True
-        yield some, allowed.to(model.device)
+    read = [read_states(model, tokenizer, some.texts) for some in written]
+    return Examples(
+        torch.cat([states for states, _ in read]),
+        torch.cat([following for _, following in read]),
+        torch.cat([torch.full_like(following, number) for number, (_, following) in enumerate(read)]),
+        torch.stack([some.allowed(model) for some in written]),
+    )
