@@ -204,7 +204,8 @@ def main(arguments: list[str]) -> None:
 
     for number in options.direction or (1, 2):
         base, donor = options.models if number == 1 else options.models[::-1]
-        direction = f"{base.name} from {donor.name}"
+        setting = f"{'untied, ' if options.untie else ''}{options.head_texts} texts"
+        direction = f"{base.name} from {donor.name}, {setting}"
         bench = Bench(base, donor, options)
         cache.setdefault(f"{direction}:base", bench.score())
         for seed in options.seed or (0, 1, 2):

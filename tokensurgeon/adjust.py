@@ -355,7 +355,7 @@ def _fitted(plan: Plan, new: NewTensor, examples: Examples) -> Tensor | None:
     used = torch.tensor([i for i in plan.match.base.tokens if i < len(base)], dtype=torch.int64)
     root = spread_root(base, used) * plan.recipe.new_rows.head_fit
     rows = new.data.to(states.device, torch.float32)
-    with progress("fitting lm_head rows", PASSES * len(states), "tokens") as advance:
+    with progress("fitting lm_head rows", (PASSES + 1) * len(states), "tokens") as advance:
         found = fit_softmax_rows(
             states,
             examples.following,

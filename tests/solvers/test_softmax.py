@@ -93,6 +93,14 @@ def test_nothing_to_fit_is_no_error(problem):
     assert fit_softmax_rows(states[:0], none, rows, free, torch.eye(6)).equal(rows[free])
 
 
+def test_progress_counts_each_example_once_a_pass_and_once_before(problem):
+    states, following, rows, free, _ = problem
+    read = []
+    fit_softmax_rows(states, following, rows, free, torch.eye(6), passes=4, advance=read.append)
+    assert sum(read) == 5 * len(states)
+    assert sum(read[: len(read) // 5]) == len(states)
+
+
 def test_the_same_seed_gives_the_same_rows(problem):
     states, following, rows, free, _ = problem
     one, same, other = (

@@ -60,7 +60,7 @@ def fit_softmax_rows(
             the right ones among them: others have no part in the normaliser. None for all rows.
         passes: Over the examples.
         seed: Of the order of the examples.
-        advance: Called with the number of examples read since; each is read once a pass.
+        advance: Called with the number of examples read since; each is read once a pass, and once before.
 
     Returns:
         ``(F, d)`` float32, the free rows in their order.
@@ -70,7 +70,7 @@ def fit_softmax_rows(
     if not len(states) or not len(free):
         return fitted
     limited, barred = _bars(limits, following)
-    wholes, masses = _look(states, rows, free, fast, limited, barred)
+    wholes, masses = _look(states, rows, free, fast, limited, barred, advance)
     seen = torch.bincount(following, minlength=len(rows))[free] > 0
     places = ((masses > _LEAST_MASS) | seen).nonzero()[:, 0]
     start = fitted[places]
@@ -222,6 +222,7 @@ def _look(
     fast: torch.dtype,
     limited: Tensor,
     barred: Tensor | None,
+    advance: Callable[[int], object],
 ) -> tuple[Tensor, Tensor]:
     """Logarithm ``(N,)`` of each example's normaliser, and what each free row takes of all ``(F,)``."""
     wholes = torch.empty(len(states), device=states.device)
@@ -233,6 +234,7 @@ def _look(
             # Into place: small results kept between large ones would hold on to the memory of those.
             few.copy_(logits.logsumexp(dim=1))
             masses += (logits[:, free] - few[:, None]).exp().sum(dim=0)
+        advance(len(part))
     return wholes, masses
 
 
