@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -263,11 +264,15 @@ def draw(directions: list[int], options: argparse.Namespace, cache: dict[str, An
         }
         own = means.pop("base")
         named = {*sorted(means, key=lambda label: means[label])[:4], "omp", "pieces", "mean"}
-        for label, bits in means.items():
+        written: list[tuple[float, float]] = []
+        for label, bits in sorted(means.items(), key=lambda item: item[1]):
             seconds = cache[f"{direction}:{label}"]["seconds"]
             best = label == "auto"
             axis.plot(seconds, bits, "o", color="tab:red" if best else "tab:blue", ms=7 if best else 4)
-            if label in named:
+            # Where names would lie on one another, the best is told.
+            crowded = any(abs(math.log(seconds / x)) < 1 and abs(bits - y) < 0.03 for x, y in written)
+            if label in named and not crowded:
+                written.append((seconds, bits))
                 place, side = ((-6, 4), "right") if best else ((4, 3), "left")
                 axis.annotate(
                     label, (seconds, bits), xytext=place, ha=side, textcoords="offset points", fontsize=8
