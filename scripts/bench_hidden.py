@@ -117,9 +117,10 @@ class Bench:
         """What auto does last: rows are fitted to more of what the base writes."""
         model, tokenizer = self.resources.load_body(), self.resources.load_base_tokenizer()
         writes = made[-1]  # the lm_head, or the one table of a tied base
+        # Written before the body gets other rows, which may be the one that writes.
+        lessons = lesson_texts(self.plan, self.resources)
+        written = group_by_limit(tokenizer, lessons, self.plan.match.base.tokens)
         with put_back(model, hidden, made, "embedding"):
-            lessons = lesson_texts(self.plan, self.resources)
-            written = group_by_limit(tokenizer, lessons, self.plan.match.base.tokens)
             examples = read_examples(model, tokenizer, written)
         table = model.get_output_embeddings().weight.detach().clone()
         table[hidden.twins] = writes.data[torch.tensor(hidden.ids)].to(table)

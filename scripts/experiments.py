@@ -587,8 +587,9 @@ def kernel(plan: Plan, texts: dict[str, str]) -> None:
     for name, rows in (("affomp", affomp.data[ids]), ("affknn", affknn.data[ids]), ("kernel", ours)):
         tell(name, rows)
     tell("affomp and kernel, mean", (affomp.data[ids] + ours) / 2)
+    lessons = lesson_texts(plan, resources)
     with put_back(model, hidden, [affomp], "embedding"):
-        states, following = read_states(model, tokenizer, lesson_texts(plan, resources))
+        states, following = read_states(model, tokenizer, lessons)
     table = map_tensor(affomp.tensor.ref).float().clone()
     left = torch.tensor([i for i in hidden.plan.match.base.tokens if i < len(table)])
     spread = spread_root(table, left).float()
