@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,18 @@ class Bench:
         self.resources: FileResources = find_resources(self.plan)
         self.texts = read_texts(options.text, options.max_bytes)
 
+    @cached_property
+    def lessons(self) -> dict[str, str]:
+        """What rows are fitted to, whatever is hidden: written once, and kept beside the cache."""
+        name = f"{self.plan.inputs.base.name}-{self.options.head_texts}-texts.json"
+        path: Path = self.options.cache.with_name(name)
+        if not path.is_file():
+            texts = lesson_texts(self.plan, self.resources)
+            path.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
+            return texts
+        kept: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        return kept
+
     def score(self) -> dict[str, float]:
         """Bits per byte of each text under the base as it is now."""
         model, tokenizer = self.resources.load_body(), self.resources.load_base_tokenizer()
@@ -115,14 +128,14 @@ class Bench:
 
     def fit(self, hidden: Hidden, made: list[NewTensor]) -> list[NewTensor]:
         """What auto does last: rows are fitted to more of what the base writes."""
-        model, tokenizer = self.resources.load_body(), self.resources.load_base_tokenizer()
+        tokenizer = self.resources.load_base_tokenizer()
         writes = made[-1]  # the lm_head, or the one table of a tied base
         # Written before the body gets other rows, which may be the one that writes.
-        lessons = lesson_texts(self.plan, self.resources)
-        written = group_by_limit(tokenizer, lessons, self.plan.match.base.tokens)
+        written = group_by_limit(tokenizer, self.lessons, self.plan.match.base.tokens)
+        model = self.resources.load_fast_body()  # as a run reads them
         with put_back(model, hidden, made, "embedding"):
             examples = read_examples(model, tokenizer, written)
-        table = model.get_output_embeddings().weight.detach().clone()
+        table = self.resources.load_body().get_output_embeddings().weight.detach().clone()
         table[hidden.twins] = writes.data[torch.tensor(hidden.ids)].to(table)
         left = torch.tensor([i for i in hidden.plan.match.base.tokens if i < len(table)])
         root = (HEAD_FIT * spread_root(table.cpu(), left)).float()

@@ -111,7 +111,7 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
             self._masks.append(mask.to(device))
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Logits ``(n, V)`` that are zero for the token drawn and minus infinity for all others."""
+        """Logits ``(n, V)``, the same memory, with infinity for the token drawn."""
         levels = torch.rand((len(scores), 1), generator=self._generator, dtype=torch.float64)
         count = _CACHED_ROWS if scores.device.type == "cpu" else len(scores)
         drawn = []
@@ -125,4 +125,4 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
             # Below the total, and on the right of sums that are equal: no token without probability is drawn.
             drawn.append(torch.searchsorted(sums, wanted, right=True))
         self._advance(len(scores))
-        return torch.full_like(scores, -torch.inf).scatter_(1, torch.cat(drawn), 0.0)
+        return scores.scatter_(1, torch.cat(drawn), torch.inf)
