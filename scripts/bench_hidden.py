@@ -76,6 +76,7 @@ class Bench:
 
     def __init__(self, base: Path, donor: Path, options: argparse.Namespace) -> None:
         self.options = options
+        self.kept = options.cache.with_name(f"{base.name}-{donor.name}-{options.head_texts}-texts.json")
         pair = {"base": str(base), "donor": str(donor), "output": "nowhere"}
         document = {
             **pair,
@@ -90,13 +91,10 @@ class Bench:
     @cached_property
     def lessons(self) -> dict[str, str]:
         """What rows are fitted to, whatever is hidden: written once, and kept beside the cache."""
-        name = f"{self.plan.inputs.base.name}-{self.options.head_texts}-texts.json"
-        path: Path = self.options.cache.with_name(name)
-        if not path.is_file():
+        if not self.kept.is_file():
             texts = lesson_texts(self.plan, self.resources)
-            path.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
-            return texts
-        kept: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+            self.kept.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
+        kept: dict[str, str] = json.loads(self.kept.read_text(encoding="utf-8"))
         return kept
 
     def score(self) -> dict[str, float]:
