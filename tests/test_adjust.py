@@ -301,6 +301,25 @@ class TestSampling:
         for text in found.values():
             assert re.fullmatch(r" ?the( dog|s)*", text)
 
+    def test_rows_of_tokens_that_are_not_allowed_are_not_multiplied_with(self, loaded):
+        model, tokenizer = loaded
+        head, words = model.get_output_embeddings(), tokenizer.convert_tokens_to_ids(["▁the", "▁dog", "s"])
+        whole, seen = head.weight, []
+        head.register_forward_pre_hook(lambda used, _: seen.append(used.weight.shape))
+        narrow = sample_texts(
+            model, tokenizer, seed=0, samples=5, new_tokens=9, allowed=Allowed(words, words)
+        )
+        assert set(seen) == {(3, whole.shape[1])}
+        assert head.weight is whole
+        assert model(input_ids=torch.tensor([words])).logits.shape == (1, 3, len(whole))
+        # With a bias it is left alone, and draws the same.
+        head.bias = torch.nn.Parameter(torch.zeros(len(whole)))
+        assert (
+            sample_texts(model, tokenizer, seed=0, samples=5, new_tokens=9, allowed=Allowed(words, words))
+            == narrow
+        )
+        assert seen[-1] == whole.shape
+
     def test_tokens_are_drawn_as_often_as_the_model_says(self, loaded):
         model, tokenizer = loaded
         start = find_bos(tokenizer)
