@@ -93,7 +93,7 @@ class Bench:
         """What rows are fitted to, whatever is hidden: written once, and kept beside the cache."""
         if not self.kept.is_file():
             texts = lesson_texts(self.plan, self.resources)
-            self.kept.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
+            write_json(self.kept, texts)
         kept: dict[str, str] = json.loads(self.kept.read_text(encoding="utf-8"))
         return kept
 
@@ -138,16 +138,18 @@ class Bench:
         left = torch.tensor([i for i in hidden.plan.match.base.tokens if i < len(table)])
         root = (HEAD_FIT * spread_root(table.cpu(), left)).float()
         tokens = self.plan.match.target.tokens
-        rows = fit_softmax_rows(
-            examples.states,
-            examples.following,
-            table,
-            torch.tensor(hidden.twins, device=table.device),
-            root.to(table),
-            groups=group_by_script([tokens[index] for index in hidden.ids]).to(table.device),
-            limits=(examples.limits, examples.allowed),
-            passes=PASSES,
-        )
+        with console.progress("fitting rows", (PASSES + 1) * len(examples.states), "tokens") as advance:
+            rows = fit_softmax_rows(
+                examples.states,
+                examples.following,
+                table,
+                torch.tensor(hidden.twins, device=table.device),
+                root.to(table),
+                groups=group_by_script([tokens[index] for index in hidden.ids]).to(table.device),
+                limits=(examples.limits, examples.allowed),
+                passes=PASSES,
+                advance=advance,
+            )
         data = writes.data.clone()
         data[torch.tensor(hidden.ids)] = rows.to(data)
         return [*made[:-1], replace(writes, data=data)]
@@ -182,6 +184,14 @@ class Bench:
                 keep()
 
 
+def write_json(path: Path, found: dict[str, Any]) -> None:
+    """Write a file whole or not at all: hours of work may be in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+    part.replace(path)
+
+
 def make_table(direction: str, cache: dict[str, Any]) -> str:
     """Markdown: bits per byte lost, by method and text, the mean of all seeds; then auto against OMP."""
     base = cache[f"{direction}:base"]
@@ -211,8 +221,7 @@ def main(arguments: list[str]) -> None:
     cache = json.loads(options.cache.read_text(encoding="utf-8")) if options.cache.is_file() else {}
 
     def keep() -> None:
-        options.cache.parent.mkdir(parents=True, exist_ok=True)
-        options.cache.write_text(json.dumps(cache, indent=1), encoding="utf-8")
+        write_json(options.cache, cache)
 
     for number in options.direction or (1, 2):
         base, donor = options.models if number == 1 else options.models[::-1]
