@@ -12,7 +12,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from torch import Tensor
 from tokensurgeon.console import Advance, no_progress
 from tokensurgeon.errors import InputError, RecipeError
 from tokensurgeon.evaluation.boundaries import token_ends
+from tokensurgeon.evaluation.heads import flat_head, narrow_head
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.evaluation.windows import Window, cut_windows, encode, find_bos, pad
@@ -225,34 +225,6 @@ def _keeps_logits(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
-@contextmanager
-def _flat_head(model: PreTrainedModel) -> Iterator[None]:
-    """Let an lm_head see its states as one matrix, until the block ends.
-
-    Given the last positions of several windows in bfloat16, a CPU multiplies one by one, many times slower.
-    """
-    head = model.get_output_embeddings()
-    if not isinstance(head, torch.nn.Linear):
-        yield
-        return
-    shapes: list[torch.Size] = []
-
-    def flatten(_: torch.nn.Module, given: tuple[Tensor, ...]) -> Tensor:
-        shapes.append(given[0].shape[:-1])
-        return given[0].flatten(end_dim=-2)
-
-    def restore(_: torch.nn.Module, __: tuple[Tensor, ...], found: Tensor) -> Tensor:
-        logits: Tensor = found.unflatten(0, shapes.pop())
-        return logits
-
-    hooks = head.register_forward_pre_hook(flatten), head.register_forward_hook(restore)
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 @torch.inference_mode()
 def score_windows(
     model: PreTrainedModel, batch: list[Window], allowed: Tensor | None = None
@@ -270,7 +242,7 @@ def score_windows(
     length, kept = _shape(batch)
     ids, mask = pad([window.ids[:-1] for window in batch])
     barred = None if allowed is None else ~allowed
-    with _flat_head(model):
+    with flat_head(model), narrow_head(model, None if allowed is None else allowed.nonzero()[:, 0]):
         seen = model(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import Linear, Module, Parameter
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from tokensurgeon.console import Advance, progress
 from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.heads import narrow_head
 from tokensurgeon.evaluation.loading import silent_loading
 from tokensurgeon.evaluation.windows import find_bos
 
@@ -71,8 +69,13 @@ def sample_texts(
     if start is None:
         raise InputError(f"{model.name_or_path}: no BOS, EOS or padding token", "a token that opens a text")
     texts: list[str] = []
-    with progress("writing texts", samples * new_tokens, "tokens") as advance, _narrowed(model, allowed):
-        draw = _Draw(seed, allowed, model.device, advance)
+    steps = () if allowed is None else (allowed.first, allowed.later)
+    drawn = [torch.tensor(sorted(set(ids)), device=model.device) for ids in steps]
+    with (
+        progress("writing texts", samples * new_tokens, "tokens") as advance,
+        narrow_head(model, torch.cat(drawn).unique() if drawn else None),
+    ):
+        draw = _Draw(seed, drawn, advance)
         for count in [_TEXTS_AT_A_TIME] * (samples // _TEXTS_AT_A_TIME) + [samples % _TEXTS_AT_A_TIME]:
             if not count:
                 continue
@@ -95,32 +98,6 @@ def sample_texts(
     return found
 
 
-@contextmanager
-def _narrowed(model: PreTrainedModel, allowed: Allowed | None) -> Iterator[None]:
-    """Let the lm_head multiply with rows of allowed tokens only, until the block ends.
-
-    All others have a logit of minus infinity. Over a large vocabulary the product takes longer than the rest
-    of a small model.
-    """
-    head = model.get_output_embeddings()
-    if allowed is None or type(head) is not Linear or head.bias is not None:
-        yield
-        return
-    whole = head.weight
-    ids = torch.tensor(sorted({*allowed.first, *allowed.later}), device=whole.device)
-
-    def widen(_: Module, __: tuple[Tensor, ...], logits: Tensor) -> Tensor:
-        return logits.new_full((*logits.shape[:-1], len(whole)), -torch.inf).index_copy_(-1, ids, logits)
-
-    watch = head.register_forward_hook(widen)
-    head.weight = Parameter(whole[ids], requires_grad=False)
-    try:
-        yield
-    finally:
-        head.weight = whole
-        watch.remove()
-
-
 class _Draw(LogitsProcessor):  # type: ignore[misc]
     """Draws the next token itself, a few rows at a time, and leaves no choice to what comes after.
 
@@ -128,11 +105,11 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
     than a small model does; this takes one number a text.
     """
 
-    def __init__(self, seed: int, allowed: Allowed | None, device: torch.device, advance: Advance) -> None:
+    def __init__(self, seed: int, allowed: list[Tensor], advance: Advance) -> None:
         self._advance = advance
         self._generator = torch.Generator().manual_seed(seed)
-        steps = () if allowed is None else (allowed.first, allowed.later)
-        self._allowed = [torch.tensor(sorted(set(ids)), device=device) for ids in steps]
+        # Sorted ids for the first token and for later ones; none for all tokens.
+        self._allowed = allowed
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Logits ``(n, V)``, the same memory, with infinity for the token drawn."""

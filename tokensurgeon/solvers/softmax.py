@@ -10,7 +10,7 @@ which no example shows learn from those that some do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ _STEP = 0.02
 _AVERAGE, _SQUARES = 0.9, 0.99
 # Keeps the step of a coordinate small whose gradient is.
 _DAMPING = 0.1
+# Directions in which a prior is this much narrower than in its widest have coordinates of their own.
+_REACHED = 1e-4
 # Standard deviation of a group's factor.
 _FACTOR = 0.3
 # Occurrences added to those counted and those expected, so that rare tokens stay where they are.
@@ -69,47 +71,42 @@ def fit_softmax_rows(
     fitted = rows[free].clone()
     if not len(states) or not len(free):
         return fitted
-    limited, barred = _bars(limits, following)
-    wholes, masses = _look(states, rows, free, fast, limited, barred, advance)
+    limited, allowed = _limits(limits, following, len(rows))
+    wholes, masses = _look(states, rows, free, fast, limited, allowed, advance)
     seen = torch.bincount(following, minlength=len(rows))[free] > 0
     places = ((masses > _LEAST_MASS) | seen).nonzero()[:, 0]
-    start = fitted[places]
     if not len(places):
         return fitted
-    if barred is not None:
-        barred = barred[:, free[places]]
-    rest = torch.cat(
-        [
-            _without(whole, _bar((part.to(fast) @ start.to(fast).mT).float(), limit, barred).logsumexp(dim=1))
-            for part, limit, whole in zip(
-                *(some.split(_BATCH) for some in (states, limited, wholes)), strict=True
-            )
-        ]
-    )
-    label = torch.full((len(rows),), -1, dtype=torch.int64, device=states.device)
-    label[free[places]] = torch.arange(len(places), device=states.device)
-    labels = label[following]
+    moves = _Moves(fitted[places], root, rows.mean(dim=0), None if groups is None else groups[places])
+    moving = [_indices(mask[free[places]]) for mask in allowed]
+    rest = _leave_out(wholes, states, fitted[places].to(fast), limited, moving)
+    right = _find_right(following, free[places], limited, moving, len(rows))
+    inputs, offsets = moves.turn(states, fast)
+    rest -= offsets
     generator = torch.Generator().manual_seed(seed)
     batches = [
         some.to(states.device)
         for _ in range(passes)
         for some in torch.randperm(len(states), generator=generator).split(_BATCH)
     ]
-    moves = _Moves(start, root, rows.mean(dim=0), None if groups is None else groups[places])
     for step, batch in enumerate(batches):
-        some = batch[limited[batch].argsort(stable=True)]
-        part = states[some].to(fast)
-        wrong = part @ moves.rows().to(fast).mT
-        for products, others, right, limit in _few_rows(wrong, rest[some], labels[some], limited[some]):
-            logits = _bar(products.float(), limit, barred)
-            logits -= torch.logaddexp(logits.logsumexp(dim=1), others)[:, None]
-            logits.exp_()
-            ours = (right >= 0).nonzero()[:, 0]
-            logits[ours, right[ours]] -= 1
-            products.copy_(logits)
-        slope = (wrong.mT @ part).float() * (len(states) / len(some))
-        moves.step(slope, step, _STEP * (1 - step / len(batches)))
-        advance(len(some))
+        table = moves.table().to(fast)
+        slope = torch.zeros(table.shape, device=table.device)
+        for number, some in _by_limit(batch, limited):
+            free_here, part = moving[number], inputs[some]
+            wrong = part @ (table if free_here is None else table[free_here]).mT
+            for products, others, answers in _few_rows(wrong, rest[some], right[some]):
+                logits = products.float()
+                logits -= torch.logaddexp(logits.logsumexp(dim=1), others)[:, None]
+                logits.exp_()
+                ours = (answers >= 0).nonzero()[:, 0]
+                logits[ours, answers[ours]] -= 1
+                products.copy_(logits)
+            found = (wrong.mT @ part).float()
+            slope = slope.add_(found) if free_here is None else slope.index_add_(0, free_here, found)
+        slope *= len(states) / len(batch)
+        moves.step(slope, _STEP * (1 - step / len(batches)))
+        advance(len(batch))
     if groups is not None:
         fitted = moves.apart(fitted, groups)
     fitted[places] = moves.rows()
@@ -160,6 +157,10 @@ def fit_unigrams(
 class _Moves:
     """Where rows are, and the steps that take them further.
 
+    Rows and inputs are held in the coordinates of the moves, so that no step multiplies with the root: a row
+    at ``mean + y root`` gives an input ``h`` the logit ``h mean + (h root') y``. What of a row the root does
+    not reach has coordinates of its own, which stay.
+
     Args:
         start: ``(P, d)`` where they were.
         root: ``(d, d)``.
@@ -169,50 +170,66 @@ class _Moves:
 
     def __init__(self, start: Tensor, root: Tensor, mean: Tensor, groups: Tensor | None) -> None:
         self._start, self._root, self._mean, self._groups = start, root, mean, groups
-        self._centred = start - mean
-        count = 0 if groups is None else int(groups.max()) + 1
-        own, shared, factors = (
-            torch.zeros_like(start),
-            start.new_zeros((count, start.shape[1])),
-            start.new_zeros(count),
-        )
-        self._parts = [own] if groups is None else [own, shared, factors]
-        self._averages = [torch.zeros_like(part) for part in self._parts]
-        self._squares = [torch.zeros_like(part) for part in self._parts]
+        left, scales, right = torch.linalg.svd(root.double())
+        reached = scales > _REACHED * scales[0]
+        centred = (start - mean).double()
+        coordinates = (centred @ right[reached].mT / scales[reached]) @ left[:, reached].mT
+        self._unreached = right[~reached].float()
+        self._origin = torch.cat([coordinates, centred @ right[~reached].mT], dim=1).float()
+        self._own = torch.zeros_like(start)
+        parts = [{"params": [self._own], "weight_decay": 1.0}]
+        if groups is not None:
+            count = int(groups.max()) + 1
+            self._shared, self._factors = start.new_zeros((count, start.shape[1])), start.new_zeros(count)
+            parts += [
+                {"params": [self._shared], "weight_decay": 1.0},
+                {"params": [self._factors], "weight_decay": _FACTOR**-2},
+            ]
+        self._steps = torch.optim.Adam(parts, betas=(_AVERAGE, _SQUARES), eps=_DAMPING, fused=True)
+
+    def turn(self, states: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Inputs ``(N, e)`` in the coordinates of the table, and the ``(N,)`` logits of the mean row."""
+        turns = torch.cat([self._root, self._unreached]).mT
+        turned = states.new_empty((len(states), turns.shape[1]), dtype=dtype)
+        for part, out in zip(states.split(_BATCH), turned.split(_BATCH), strict=True):
+            out.copy_(part @ turns)
+        return turned, states @ self._mean
+
+    def table(self) -> Tensor:
+        """``(P, e)`` coordinates of the rows where they are now."""
+        if self._groups is None:
+            found = self._origin.clone()
+        else:
+            found = self._origin * (1 + self._factors[self._groups, None])
+            found[:, : self._own.shape[1]] += self._shared[self._groups]
+        found[:, : self._own.shape[1]] += self._own
+        return found
 
     def rows(self) -> Tensor:
         """``(P, d)`` where they are now."""
         if self._groups is None:
-            return self._start + self._parts[0] @ self._root
-        own, shared, factors = self._parts
-        turned = (own + shared[self._groups]) @ self._root
-        return self._start + turned + factors[self._groups, None] * self._centred
+            return self._start + self._own @ self._root
+        turned = (self._own + self._shared[self._groups]) @ self._root
+        return self._start + turned + self._factors[self._groups, None] * (self._start - self._mean)
 
     def apart(self, rows: Tensor, groups: Tensor) -> Tensor:
         """Other rows of the same groups, some of which may have no row here, with what their groups share."""
-        _, shared, factors = self._parts
-        known = groups < len(factors)
+        known = groups < len(self._factors)
         groups = torch.where(known, groups, 0)
-        moved = rows + shared[groups] @ self._root + factors[groups, None] * (rows - self._mean)
-        return torch.where(known[:, None], moved, rows)
+        factors = self._factors[groups, None] * (rows - self._mean)
+        return torch.where(known[:, None], rows + self._shared[groups] @ self._root + factors, rows)
 
-    def step(self, slope: Tensor, number: int, rate: float) -> None:
-        """Follow the slope ``(P, d)`` of the loss by the rows."""
-        own, *others = self._parts
-        turned = slope @ self._root.mT
-        slopes = [turned + own]
+    def step(self, slope: Tensor, rate: float) -> None:
+        """Follow the slope ``(P, e)`` of the loss by the table."""
+        # The fused steps take it for contiguous.
+        self._own.grad = slope[:, : self._own.shape[1]].contiguous()
         if self._groups is not None:
-            shared, factors = others
-            slopes.append(torch.zeros_like(shared).index_add_(0, self._groups, turned) + shared)
-            along = (slope * self._centred).sum(dim=1)
-            slopes.append(torch.zeros_like(factors).index_add_(0, self._groups, along) + factors / _FACTOR**2)
-        for part, average, squares, down in zip(
-            self._parts, self._averages, self._squares, slopes, strict=True
-        ):
-            average.mul_(_AVERAGE).add_(down, alpha=1 - _AVERAGE)
-            squares.mul_(_SQUARES).addcmul_(down, down, value=1 - _SQUARES)
-            width = (squares / (1 - _SQUARES ** (number + 1))).sqrt() + _DAMPING
-            part -= rate * average / (1 - _AVERAGE ** (number + 1)) / width
+            self._shared.grad = torch.zeros_like(self._shared).index_add_(0, self._groups, self._own.grad)
+            along = (slope * self._origin).sum(dim=1)
+            self._factors.grad = torch.zeros_like(self._factors).index_add_(0, self._groups, along)
+        for part in self._steps.param_groups:
+            part["lr"] = rate
+        self._steps.step()
 
 
 def _look(
@@ -221,36 +238,79 @@ def _look(
     free: Tensor,
     fast: torch.dtype,
     limited: Tensor,
-    barred: Tensor | None,
+    allowed: Tensor,
     advance: Callable[[int], object],
 ) -> tuple[Tensor, Tensor]:
     """Logarithm ``(N,)`` of each example's normaliser, and what each free row takes of all ``(F,)``."""
     wholes = torch.empty(len(states), device=states.device)
     masses = torch.zeros(len(free), device=states.device)
-    coarse = rows.to(fast).mT
-    for part, limits, out in zip(*(some.split(_BATCH) for some in (states, limited, wholes)), strict=True):
-        for products, limit, few in _few_rows(part.to(fast) @ coarse, limits, out):
-            logits = _bar(products.float(), limit, barred)
-            # Into place: small results kept between large ones would hold on to the memory of those.
-            few.copy_(logits.logsumexp(dim=1))
-            masses += (logits[:, free] - few[:, None]).exp().sum(dim=0)
-        advance(len(part))
+    coarse = rows.to(fast)
+    for number, examples in _by_limit(torch.arange(len(states), device=states.device), limited):
+        ids = _indices(allowed[number])
+        table = (coarse if ids is None else coarse[ids]).mT
+        held = allowed[number][free].nonzero()[:, 0]
+        columns = (allowed[number].cumsum(dim=0) - 1)[free[held]]
+        taken = masses.new_zeros(len(held))
+        for some in examples.split(_BATCH):
+            normalisers = masses.new_empty(len(some))
+            for products, few in _few_rows(states[some].to(fast) @ table, normalisers):
+                logits = products.float()
+                # Into place: small results kept between large ones would hold on to the memory of those.
+                few.copy_(logits.logsumexp(dim=1))
+                taken += (logits[:, columns] - few[:, None]).exp().sum(dim=0)
+            wholes[some] = normalisers
+            advance(len(some))
+        masses[held] += taken
     return wholes, masses
 
 
-def _bars(limits: tuple[Tensor, Tensor] | None, following: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Limit ``(N,)`` of each example, -1 for none, and what each adds to logits, ``(L + 1, V)``."""
+def _limits(limits: tuple[Tensor, Tensor] | None, following: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Limit ``(N,)`` of each example, zero for none, and what each allows, ``(L + 1, V)``."""
+    every = torch.ones((1, rows), dtype=torch.bool, device=following.device)
     if limits is None:
-        return torch.full_like(following, -1), None
+        return torch.zeros_like(following), every
     limited, allowed = limits
-    barred = torch.zeros(len(allowed) + 1, allowed.shape[1], device=allowed.device)
-    barred[:-1].masked_fill_(~allowed, -torch.inf)
-    return limited.masked_fill(allowed.all(dim=1)[limited], -1), barred
+    return (limited + 1).masked_fill(allowed.all(dim=1)[limited], 0), torch.cat([every, allowed])
 
 
-def _bar(logits: Tensor, limited: Tensor, barred: Tensor | None) -> Tensor:
-    """Logits ``(n, V)``, minus infinity where the limits of their examples ``(n,)`` allow no row."""
-    return logits if barred is None or (limited < 0).all() else logits.add_(barred[limited])
+def _by_limit(examples: Tensor, limited: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Examples of each limit that some of them have, and its number."""
+    found = limited[examples]
+    parts = examples[found.argsort(stable=True)].split(torch.bincount(found).tolist())
+    return ((number, part) for number, part in enumerate(parts) if len(part))
+
+
+def _indices(mask: Tensor) -> Tensor | None:
+    """Where a mask holds; None for everywhere."""
+    return None if mask.all() else mask.nonzero()[:, 0]
+
+
+def _leave_out(
+    wholes: Tensor, states: Tensor, start: Tensor, limited: Tensor, moving: Sequence[Tensor | None]
+) -> Tensor:
+    """Logarithm ``(N,)`` of each example's normaliser without the rows that move."""
+    rest = torch.empty_like(wholes)
+    for number, examples in _by_limit(torch.arange(len(states), device=states.device), limited):
+        here = moving[number]
+        table = (start if here is None else start[here]).mT
+        for some in examples.split(_BATCH):
+            parts = (states[some].to(start.dtype) @ table).float().logsumexp(dim=1)
+            rest[some] = _without(wholes[some], parts)
+    return rest
+
+
+def _find_right(
+    following: Tensor, free: Tensor, limited: Tensor, moving: Sequence[Tensor | None], rows: int
+) -> Tensor:
+    """Place ``(N,)`` of the right row among those that move under an example's limit, -1 for none."""
+    right = torch.empty_like(following)
+    for number, examples in _by_limit(torch.arange(len(following), device=following.device), limited):
+        here = moving[number]
+        ids = free if here is None else free[here]
+        place = torch.full((rows,), -1, dtype=torch.int64, device=following.device)
+        place[ids] = torch.arange(len(ids), device=following.device)
+        right[examples] = place[following[examples]]
+    return right
 
 
 def _few_rows(*batch: Tensor) -> Iterator[tuple[Tensor, ...]]:
