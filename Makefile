@@ -17,7 +17,7 @@ RESULTS := scripts/results
 MERGEKIT := $(BUILD)/mergekit
 
 .PHONY: help demo models test test-real test-browser test-trust coverage lint fix clean hard
-.PHONY: bench bench-omp bench-gpu bench-stream bench-start bench-nearest bench-methods bench-hidden bench-supertokens
+.PHONY: bench bench-omp bench-gpu bench-stream bench-start bench-nearest bench-fit bench-methods bench-hidden bench-supertokens
 .PHONY: bench-quality bench-edits bench-heal bench-draft results readme
 
 help:
@@ -31,7 +31,7 @@ help:
 	@echo "make fix        format"
 	@echo "make models     bring the two real models only"
 	@echo "make hard       the other way round: SmolLM2 with Gemma 3's 262,144 tokens"
-	@echo "make bench      all benchmarks: bench-omp, bench-stream, bench-start, bench-nearest"
+	@echo "make bench      all benchmarks: bench-omp, bench-stream, bench-start, bench-nearest, bench-fit"
 	@echo "make bench-methods  every method on the real pair, both directions (hours)"
 	@echo "make bench-hidden   what method: auto saves of plain OMP's loss on hidden anchors (an hour and more)"
 	@echo "make bench-supertokens  how much tokens that span words shorten a text"
@@ -112,7 +112,7 @@ $(MERGEKIT)/installed: scripts/constraints.txt
 	$(MERGEKIT)/bin/python -m pip install --quiet --constraint scripts/constraints.txt torch mergekit==0.1.5
 	@touch $@
 
-bench: bench-omp bench-stream bench-start bench-nearest
+bench: bench-omp bench-stream bench-start bench-nearest bench-fit
 
 bench-omp: models $(MERGEKIT)/installed
 	$(BIN)/python scripts/bench_omp.py --mergekit $(MERGEKIT)/bin/python --plot $(BENCH)/omp.png \
@@ -131,6 +131,9 @@ bench-start: $(VENV)/installed
 
 bench-nearest: models
 	$(BIN)/python scripts/bench_nearest.py --json $(BENCH)/nearest.json
+
+bench-fit: $(VENV)/installed
+	$(BIN)/python scripts/bench_fit.py --json $(BENCH)/fit.json
 
 # Shared texts of the project's workplace; any others serve as well: make bench-methods TEXTS="a.txt b.txt"
 TEXTS ?= ../shared/data/english.txt ../shared/data/math.txt ../shared/data/udhr/fra.txt ../shared/data/udhr/rus.txt \
