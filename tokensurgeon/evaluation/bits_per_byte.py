@@ -159,6 +159,7 @@ def score_texts(
     keeps = _keeps_logits(model)
     # Positions whose logits fit. A model that always gives all of them gains nothing from shorter pieces.
     most = max(1, logits_bytes // (4 * rows))
+    known = None if allowed is None or allowed.all() else allowed.nonzero()[:, 0]
     scores = []
     for name, text in texts.items():
         text_in_tokens = encode(tokenizer, name, text)
@@ -166,10 +167,11 @@ def score_texts(
         windows = cut_windows(ids, starts, bos, stride_bytes, context_bytes, most if keeps else len(ids))
         _check_windows(model, name, windows, rows)
         bits = np.zeros(len(ids))
-        for batch in _batches(windows, most, keeps):
-            for window, losses in zip(batch, score_windows(model, batch, allowed), strict=True):
-                bits[window.first : window.first + window.scored] = losses
-            advance(sum(window.bytes for window in batch))
+        with narrow_head(model, known):
+            for batch in _batches(windows, most, keeps):
+                for window, losses in zip(batch, score_windows(model, batch, known), strict=True):
+                    bits[window.first : window.first + window.scored] = losses
+                advance(sum(window.bytes for window in batch))
         if not np.isfinite(bits).all():
             raise InputError(
                 f"{name}: probabilities are not finite", "a model with finite weights and logits"
@@ -234,15 +236,14 @@ def score_windows(
     Args:
         model: Causal language model, on any device, in any dtype.
         batch: Windows of any lengths.
-        allowed: ``(V,)`` bool, the tokens that have a part in the probabilities; None for all.
+        allowed: ``(n,)`` int64, the tokens that have a part in the probabilities; None for all.
 
     Returns:
         For each window ``(scored,)`` minus log2 probabilities.
     """
     length, kept = _shape(batch)
     ids, mask = pad([window.ids[:-1] for window in batch])
-    barred = None if allowed is None else ~allowed
-    with flat_head(model), narrow_head(model, None if allowed is None else allowed.nonzero()[:, 0]):
+    with flat_head(model):
         seen = model(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
@@ -250,7 +251,10 @@ def score_windows(
             **({"logits_to_keep": kept} if _keeps_logits(model) else {}),
         ).logits
     left_out = length - seen.shape[1]
-    chunk = max(1, _CHUNK_LOGITS // seen.shape[2])
+    if allowed is not None:
+        places = torch.full((seen.shape[2],), -1, device=seen.device)
+        places[allowed] = torch.arange(len(allowed), device=seen.device)
+    chunk = max(1, _CHUNK_LOGITS // (seen.shape[2] if allowed is None else len(allowed)))
     bits = []
     for row, window in enumerate(batch):
         end = len(window.ids) - 1 - left_out
@@ -259,7 +263,11 @@ def score_windows(
         losses = torch.empty(window.scored, device=seen.device)
         # Into place: small results kept between large ones would hold on to the memory of those.
         for part, target, out in zip(*(x.split(chunk) for x in (scored, targets, losses)), strict=True):
-            logits = part.float() if barred is None else part.float().masked_fill(barred, -torch.inf)
-            out.copy_(torch.nn.functional.cross_entropy(logits, target, reduction="none"))
+            if allowed is None:
+                out.copy_(torch.nn.functional.cross_entropy(part.float(), target, reduction="none"))
+                continue
+            place = places[target]
+            likely = part[:, allowed].float().log_softmax(dim=1).gather(1, place.clamp(min=0)[:, None])[:, 0]
+            out.copy_(torch.where(place < 0, torch.inf, -likely))
         bits.append(losses.cpu().double().numpy() / math.log(2))
     return bits
