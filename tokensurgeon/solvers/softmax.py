@@ -172,10 +172,9 @@ class _Moves:
         self._start, self._root, self._mean, self._groups = start, root, mean, groups
         left, scales, right = torch.linalg.svd(root.double())
         reached = scales > _REACHED * scales[0]
-        centred = (start - mean).double()
-        coordinates = (centred @ right[reached].mT / scales[reached]) @ left[:, reached].mT
+        inverse = (right[reached].mT / scales[reached]) @ left[:, reached].mT
         self._unreached = right[~reached].float()
-        self._origin = torch.cat([coordinates, centred @ right[~reached].mT], dim=1).float()
+        self._origin = (start - mean) @ torch.cat([inverse, right[~reached].mT], dim=1).float()
         self._own = torch.zeros_like(start)
         parts = [{"params": [self._own], "weight_decay": 1.0}]
         if groups is not None:
