@@ -31,7 +31,7 @@ def put(rows, free, fitted):
 
 def test_fitted_rows_predict_better_and_come_nearer_to_the_true_ones(problem):
     states, following, rows, free, true = problem
-    fitted = fit_softmax_rows(states, following, rows, free, torch.eye(6), passes=300)
+    fitted = fit_softmax_rows(states, following, rows, free, torch.eye(6), passes=150)
     assert loss(states, following, put(rows, free, fitted)) < loss(states, following, rows) - 0.05
     assert (fitted - true[free]).norm() < 0.6 * (rows[free] - true[free]).norm()
 
@@ -142,7 +142,7 @@ class TestLimits:
         order = torch.tensor([1, 0, 3, 2])
         rows = true.index_copy(0, free, true[free[order]])
         fitted = fit_softmax_rows(
-            states, following, rows, free, torch.eye(6), limits=(limit, left), passes=400
+            states, following, rows, free, torch.eye(6), limits=(limit, left), passes=150
         )
         table = put(rows, free, fitted)
         bars = torch.zeros(2, 12).masked_fill(~left, -torch.inf)[limit]
@@ -176,9 +176,9 @@ class TestGroups:
     def test_rows_that_are_off_alike_are_found_with_fewer_examples(self, shared):
         states, following, rows, free, true = shared
         groups = torch.zeros(20, dtype=torch.int64)
-        alone = fit_softmax_rows(states, following, rows, free, 0.3 * torch.eye(6), passes=300)
+        alone = fit_softmax_rows(states, following, rows, free, 0.3 * torch.eye(6), passes=150)
         together = fit_softmax_rows(
-            states, following, rows, free, 0.3 * torch.eye(6), groups=groups, passes=300
+            states, following, rows, free, 0.3 * torch.eye(6), groups=groups, passes=150
         )
         assert (together - true[:20]).norm() < 0.7 * (alone - true[:20]).norm()
 
@@ -187,7 +187,7 @@ class TestGroups:
         states, following, rows, free, _ = shared
         # Factors move rows in directions, too, that the root does not reach.
         root, groups = torch.diag(0.3 * (torch.arange(6) < reached)), torch.arange(20) % 2
-        fitted = fit_softmax_rows(states, following, rows, free, root, groups=groups, passes=1500)
+        fitted = fit_softmax_rows(states, following, rows, free, root, groups=groups, passes=600)
         own, shared_moves, factors = (
             torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in ((20, 6), (2, 6), (2,))
         )
