@@ -151,6 +151,24 @@ class TestLimits:
             slope = ((following == index).float() - share) @ states - (fitted - rows[free])[place]
             assert slope.norm() < 0.05 * (share @ states.abs()).norm()
 
+    def test_examples_whose_limit_leaves_no_free_row_say_nothing_of_those(self, limited):
+        states, following, true, _, (limit, left) = limited
+        free, start, open_to_all = torch.tensor([7, 9]), 0.5 * true, limit == 0
+        every, some = (
+            fit_softmax_rows(
+                states[which],
+                following[which],
+                start,
+                free,
+                torch.eye(6),
+                limits=(limit[which], left),
+                passes=80,
+            )
+            for which in (open_to_all | True, open_to_all)
+        )
+        torch.testing.assert_close(every, some, rtol=0.05, atol=0.05)
+        assert not some.equal(start[free])
+
     def test_limits_that_leave_every_row_change_nothing(self, limited):
         states, following, true, free, (limit, left) = limited
         start = 0.5 * true
