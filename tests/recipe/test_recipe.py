@@ -133,7 +133,7 @@ class TestMethods:
         [
             (
                 ["nearst"],
-                "method.0.name: 'nearst'; did you mean 'nearest'? `tokensurgeon methods` lists all 30",
+                "method.0.name: 'nearst'; did you mean 'nearest'? `tokensurgeon methods` lists all 31",
             ),
             ([], "method: []; expected at least one method"),
             ({"embedding": "omp"}, "method.lm_head: missing"),
@@ -253,10 +253,10 @@ class TestMistakes:
     def test_an_unknown_method_is_named_with_the_nearest_known_one(self):
         (line,) = errors({**LEAST, "method": "gausian"})
         assert line == (
-            "method.name: 'gausian'; did you mean 'gaussian'? `tokensurgeon methods` lists all 30"
+            "method.name: 'gausian'; did you mean 'gaussian'? `tokensurgeon methods` lists all 31"
         )
         (line,) = errors({**LEAST, "fallback": {"name": "nothing-like-it"}})
-        assert line == "fallback.name: 'nothing-like-it'; `tokensurgeon methods` lists all 30"
+        assert line == "fallback.name: 'nothing-like-it'; `tokensurgeon methods` lists all 31"
 
     def test_all_mistakes_are_told_at_once(self):
         lines = errors(

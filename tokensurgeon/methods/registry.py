@@ -110,6 +110,13 @@ _LINES = (
         distinct=True,
     ),
     _line(
+        params.AffmixParams,
+        "a ridge map of the donor's row, and what the map misses at anchors by matching pursuit and nearby",
+        "this project; OMP as in Goddard & Fernandes Neto 2025, arXiv:2506.06607",
+        ("donor",),
+        distinct=True,
+    ),
+    _line(
         params.AffineParams,
         "a linear map of the donor's row, fitted to the anchors",
         "Moroni et al. 2025 (SAVA), arXiv:2504.17025",

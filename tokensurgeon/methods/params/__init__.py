@@ -32,6 +32,7 @@ from tokensurgeon.methods.params.learnt import ZettParams
 from tokensurgeon.methods.params.with_donor import (
     AffineParams,
     AffknnParams,
+    AffmixParams,
     AffompParams,
     CarryParams,
     ClpParams,
@@ -49,6 +50,7 @@ AnyMethod = Annotated[
     | NearestParams
     | AffknnParams
     | AffompParams
+    | AffmixParams
     | AffineParams
     | ProcrustesParams
     | LandmarkPcaParams
@@ -81,6 +83,7 @@ AnyMethod = Annotated[
 __all__ = [
     "AffineParams",
     "AffknnParams",
+    "AffmixParams",
     "AffompParams",
     "AnyMethod",
     "CarryParams",

@@ -102,6 +102,26 @@ class AffompParams(MethodParams):
         return OmpParams(k=self.k, mode="exact").cost(tokens, anchors, width, device)
 
 
+class AffmixParams(MethodParams):
+    """A ridge map between the spaces, plus what it misses at chosen anchors and at the nearest ones."""
+
+    name: Literal["affmix"] = "affmix"
+    k: int = Field(8, ge=1, description="anchors by matching pursuit; cut to the rank of the anchors")
+    neighbours: int = Field(16, ge=1, description="nearest anchors whose residuals are averaged")
+    temperature: float = Field(0.1, gt=0, description="of the softmax over their cosines")
+    nearest: float = Field(0.5, ge=0, le=1, description="share of the correction that is theirs")
+    ridge: float = Field(0.01, ge=0, description="in units of the mean variance of the donor's dimensions")
+
+    def cost(self, tokens: int, anchors: int, width: int, device: str) -> Cost:
+        """What both halves take; their memory at once, as one batch has both."""
+        omp = AffompParams(k=self.k).cost(tokens, anchors, width, device)
+        near = AffknnParams(k=self.neighbours).cost(tokens, anchors, width, device)
+        return Cost(
+            bytes_per_token=omp.bytes_per_token + near.bytes_per_token,
+            operations=omp.operations + near.operations,
+        )
+
+
 class _OneMap(MethodParams):
     """Base of methods that fit one matrix to the anchors and apply it to every token."""
 
