@@ -34,7 +34,14 @@ from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.texts import read_texts
 from tokensurgeon.hidden_anchors import Hidden, hide_anchors, make_hidden, put_back, row_errors
 from tokensurgeon.lessons import lesson_texts
-from tokensurgeon.methods.params import AffknnParams, AffompParams, AnyMethod, OmpParams, PiecesParams
+from tokensurgeon.methods.params import (
+    AffknnParams,
+    AffmixParams,
+    AffompParams,
+    AnyMethod,
+    OmpParams,
+    PiecesParams,
+)
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import make_plan
@@ -50,6 +57,7 @@ FIXED: dict[str, tuple[AnyMethod, float]] = {
     "pieces": (PiecesParams(), 1.0),
     "affknn": (AffknnParams(), 1.0),
     "affomp": (AffompParams(), 1.0),
+    "affmix": (AffmixParams(), 1.0),
 }
 
 
