@@ -3,8 +3,8 @@
 With ``W`` the ridge map between the centred anchors ``X`` and ``Y``, and ``R = Y - X W`` what it misses, a
 token's row is ``mean + x W + (1 - s) sum_j c_j R_j + s sum_j w_j R_j``: ``c`` is the sparse combination of
 anchors that OMP finds for ``x`` (C. Goddard, F. Fernandes Neto, arXiv:2506.06607), ``w`` a softmax over the
-nearest ones. So with ``s`` a half the rows are the mean of affomp's and affknn's. These miss the true rows in
-ways of their own: the mean of two such guesses is nearer than either.
+nearest ones. So with ``s`` a half the rows are the mean of affomp's and affknn's, which miss the true rows
+each in a way of its own.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Affmix:
 
 def _join(ours: Tensor, coefs: Tensor, theirs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Both combinations as one, an anchor of both named once; -1 and nothing where it was named before."""
-    same = (ours[:, :, None] == theirs[:, None, :]) & (ours >= 0)[:, :, None]
+    same = ours[:, :, None] == theirs[:, None, :]
     coefs = coefs + (same * weights[:, None, :]).sum(dim=2)
     twice = same.any(dim=1)
     return (
