@@ -45,7 +45,7 @@ from tokensurgeon.methods.params import (
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import make_plan
-from tokensurgeon.reading import group_by_limit, read_examples
+from tokensurgeon.reading import group_by_limit, read_examples, trace_written
 from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.recipe.schema import Auto, NewRowRules, PerEnd
 from tokensurgeon.resources import FileResources
@@ -139,8 +139,9 @@ class Bench:
         # Written before the body gets other rows, which may be the one that writes.
         written = group_by_limit(tokenizer, self.lessons, self.plan.match.base.tokens)
         model = self.resources.load_fast_body()  # as a run reads them
-        with put_back(model, hidden, made, "embedding"):
+        with put_back(model, hidden, made, "both"):
             examples = read_examples(model, tokenizer, written)
+            reads = trace_written(model, tokenizer, written) if writes.tied else None
         table = self.resources.load_body().get_output_embeddings().weight.detach().clone()
         table[hidden.twins] = writes.data[torch.tensor(hidden.ids)].to(table)
         left = torch.tensor([i for i in hidden.plan.match.base.tokens if i < len(table)])
@@ -155,6 +156,7 @@ class Bench:
                 root.to(table),
                 groups=group_by_script([tokens[index] for index in hidden.ids]).to(table.device),
                 limits=(examples.limits, examples.allowed),
+                reads=reads,
                 passes=PASSES,
                 advance=advance,
             )

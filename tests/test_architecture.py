@@ -25,7 +25,7 @@ ARROWS = {
     "lexicon": {"vocab", "methods"},
     "resources": {"recipe", "evaluation", "methods", "solvers"},
     "lessons": {"plan", "resources", "vocab"},
-    "reading": {"lessons", "evaluation", "vocab"},
+    "reading": {"lessons", "evaluation", "solvers", "vocab"},
     "vocab": set(),
     "checkpoint": {"vocab", "device"},
     "solvers": set(),

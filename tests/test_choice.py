@@ -11,7 +11,7 @@ from tokensurgeon.errors import InputError, RecipeError
 from tokensurgeon.lessons import judging_texts
 from tokensurgeon.methods.params import (
     AffknnParams,
-    AffompParams,
+    AffmixParams,
     MeanParams,
     OmpParams,
     PieceRegressionParams,
@@ -149,7 +149,7 @@ def test_what_the_recipe_says_of_new_rows_is_kept(choose, document):
 def test_auto_may_be_written_in_one_word(document):
     recipe = build_recipe(document(method="auto"))
     assert recipe.method == Auto()
-    assert {OmpParams(), AffompParams(), AffknnParams()} < set(recipe.all_methods)
+    assert {OmpParams(), AffmixParams(), AffknnParams()} < set(recipe.all_methods)
 
 
 def test_without_calibration_the_first_candidate_is_taken_and_the_base_is_not_run(
@@ -158,7 +158,7 @@ def test_without_calibration_the_first_candidate_is_taken_and_the_base_is_not_ru
     monkeypatch.setattr("tokensurgeon.evaluation.loading.load_model", None)
     rules = {"name": "auto", "calibrate": False}
     auto = run(build_recipe(document(method=rules, output=str(tmp_path / "auto")))).report
-    named = run(build_recipe(document(method="affomp", output=str(tmp_path / "named")))).report
+    named = run(build_recipe(document(method="affmix", output=str(tmp_path / "named")))).report
     assert auto.choice is None
     assert auto.recipe == named.recipe
     assert _weights(tmp_path / "auto") == _weights(tmp_path / "named")

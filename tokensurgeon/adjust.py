@@ -26,10 +26,10 @@ from tokensurgeon.last_pieces import choose_shares, mix_last_pieces, told_shares
 from tokensurgeon.lessons import NO_LETTERS, judging_texts, lesson_texts, main_script
 from tokensurgeon.notices import some_tokens
 from tokensurgeon.plan import Plan
-from tokensurgeon.reading import Examples, group_by_limit, read_examples, score_written
+from tokensurgeon.reading import Examples, group_by_limit, read_examples, score_written, trace_written
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor, follow_twins, mean_row, spread_root, train_rows
-from tokensurgeon.solvers.softmax import fit_softmax_rows, fit_unigrams
+from tokensurgeon.solvers.softmax import Reads, fit_softmax_rows, fit_unigrams
 from tokensurgeon.vocab.scripts import count_scripts, script_of
 from tokensurgeon.vocab.vocabulary import Token
 
@@ -193,6 +193,11 @@ class _Reader:
         _install(self.model, tensors)
         return read_examples(self.model, self.tokenizer, self._lessons)
 
+    def reads(self, tensors: Sequence[NewTensor]) -> Reads:
+        """What moves of rows cost where they are read, over the same text."""
+        _install(self.model, tensors)
+        return trace_written(self.model, self.tokenizer, self._lessons)
+
     def choose_shares(self, tensors: Sequence[NewTensor]) -> dict[int, float]:
         """Shares of last pieces with which other text is read better."""
         _install(self.model, tensors)
@@ -270,7 +275,10 @@ def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tup
     examples = reader.examples(tensors, "head_fit")
     if examples is None:
         return list(tensors), before
-    fitted = [_fitted(plan, new, examples) if _writes(new) else None for new in tensors]
+    reads = reader.reads(tensors) if any(new.tied for new in tensors) else None
+    fitted = [
+        _fitted(plan, new, examples, reads if new.tied else None) if _writes(new) else None for new in tensors
+    ]
 
     def follow(share: float) -> list[NewTensor]:
         return follow_twins(
@@ -347,7 +355,7 @@ def _add_note(new: NewTensor, note: str) -> NewTensor:
     return replace(new, note="; ".join(filter(None, (new.note, note))))
 
 
-def _fitted(plan: Plan, new: NewTensor, examples: Examples) -> Tensor | None:
+def _fitted(plan: Plan, new: NewTensor, examples: Examples, reads: Reads | None) -> Tensor | None:
     """Made rows after the fit; the prior has the shape of the base's own rows."""
     states = examples.states
     ids = _free_ids(new)
@@ -364,6 +372,7 @@ def _fitted(plan: Plan, new: NewTensor, examples: Examples) -> Tensor | None:
             root.to(states),
             groups=group_by_script([plan.match.target.tokens[index] for index in ids]).to(states.device),
             limits=(examples.limits, examples.allowed),
+            reads=reads,
             passes=PASSES,
             seed=plan.recipe.runtime.seed,
             advance=advance,

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from tokensurgeon.evaluation.bits_per_byte import score_texts
-from tokensurgeon.evaluation.states import read_states
+from tokensurgeon.evaluation.states import read_states, trace_rows
 from tokensurgeon.evaluation.windows import encode
 from tokensurgeon.lessons import limit_of, may_hold
+from tokensurgeon.solvers.softmax import Reads, state_slopes
 from tokensurgeon.vocab.vocabulary import Token
 
 if TYPE_CHECKING:
@@ -130,3 +131,24 @@ def read_examples(
         torch.cat([torch.full_like(following, number) for number, (_, following) in enumerate(read)]),
         torch.stack([some.allowed(model) for some in written]),
     )
+
+
+def trace_written(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, written: Sequence[Limited]
+) -> Reads:
+    """What moves of the rows that a model reads would cost it over texts that the base wrote.
+
+    By texts without a limit: in a system that it hardly knows a base writes words that are none, which say
+    nothing of how others are read.
+
+    Args:
+        model: Causal language model.
+        tokenizer: Its tokenizer.
+        written: The texts.
+
+    Returns:
+        The cost, in nats.
+    """
+    free = {name: text for some in written if some.ids is None for name, text in some.texts.items()}
+    head = model.get_output_embeddings().weight
+    return Reads(*trace_rows(model, tokenizer, free, lambda states, right: state_slopes(states, right, head)))

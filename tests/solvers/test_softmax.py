@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from tokensurgeon.solvers.softmax import fit_softmax_rows, fit_unigrams
+from tokensurgeon.solvers.softmax import Reads, fit_softmax_rows, fit_unigrams, state_slopes
 
 
 @pytest.fixture
@@ -239,6 +239,63 @@ class TestGroups:
         fitted = fit_softmax_rows(states, following, rows, free, 0.3 * torch.eye(7), groups=groups)
         assert not fitted[20].equal(rows[40])
         assert fitted[21].equal(rows[41])
+
+
+class TestReads:
+    """Rows that are read, too, where a move has a cost."""
+
+    @pytest.fixture
+    def reads(self, problem):
+        generator = torch.Generator().manual_seed(2)
+        factor = torch.randn(6, 6, generator=generator)
+        return Reads(5 * torch.randn(12, 6, generator=generator), 0.2 * factor @ factor.T)
+
+    @pytest.mark.parametrize("grouped", [False, True])
+    def test_the_answer_is_the_posterior_mode_with_the_cost(self, problem, reads, grouped):
+        states, following, rows, free, _ = problem
+        root, groups = 0.3 * torch.eye(6) + 0.05 * torch.ones(6, 6), torch.zeros(3, dtype=torch.int64)
+        fitted = fit_softmax_rows(
+            states, following, rows, free, root, groups=groups if grouped else None, reads=reads, passes=600
+        )
+        own, shared, factor = (
+            torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 6), (1, 6), (1,))
+        )
+        sought = [own, shared, factor] if grouped else [own]
+        search = torch.optim.LBFGS(sought, max_iter=900, line_search_fn="strong_wolfe")
+        start, centred = rows[free].double(), (rows[free] - rows.mean(dim=0)).double()
+        times = torch.bincount(following, minlength=12)[free].double()
+
+        def moves():
+            return (own + shared) @ root.double() + factor * centred
+
+        def objective():
+            search.zero_grad()
+            moved = moves()
+            table = rows.double().index_copy(0, free, start + moved)
+            value = torch.nn.functional.cross_entropy(states.double() @ table.T, following, reduction="sum")
+            value = value + (own.square().sum() + shared.square().sum() + (factor / 0.3).square().sum()) / 2
+            value = value + (reads.slopes[free].double() * moved).sum()
+            curved = (moved @ reads.curvature.double() * moved).sum(dim=1)
+            value = value + (times * curved).sum() / 2
+            value.backward()
+            return value
+
+        search.step(objective)
+        torch.testing.assert_close(fitted, (start + moves().detach()).float(), rtol=0.03, atol=0.04)
+
+    def test_what_costs_much_to_read_otherwise_hardly_moves(self, problem):
+        states, following, rows, free, _ = problem
+        dear = Reads(torch.zeros(12, 6), 1e4 * torch.eye(6))
+        moved = fit_softmax_rows(states, following, rows, free, torch.eye(6), reads=dear) - rows[free]
+        assert moved.abs().max() < 0.02
+
+
+def test_slopes_by_states_are_those_of_the_loss(problem):
+    states, following, rows, _, _ = problem
+    leaf = states.clone().requires_grad_()
+    torch.nn.functional.cross_entropy(leaf @ rows.T, following, reduction="sum").backward()
+    # Products may be in bfloat16.
+    torch.testing.assert_close(state_slopes(states, following, rows), leaf.grad, rtol=0.02, atol=0.03)
 
 
 class TestUnigrams:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -35,16 +35,13 @@ def read_states(
     Returns:
         ``(N, d)`` float32 inputs of the lm_head, and the ``(N,)`` int64 tokens that follow them.
     """
-    start = find_bos(tokenizer)
-    opening = [] if start is None else [start]
-    sequences = [[*opening, *encode(tokenizer, name, text).ids] for name, text in texts.items()]
-    sequences = [ids for ids in sequences if len(ids) > 1]
+    sequences = _encode(tokenizer, texts)
     states: list[Tensor] = [torch.empty(0)] * len(sequences)
     with (
         progress("reading", len(sequences), "texts") as advance,
         _watched(model, all_logits=False) as seen,
     ):
-        for batch in _batches(sequences, _CPU_TOKENS if model.device.type == "cpu" else _GPU_TOKENS):
+        for batch in _batches(sequences, model.device.type):
             ids, mask = pad([sequences[place][:-1] for place in batch])
             model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
             for place, found in zip(batch, seen.pop(), strict=True):
@@ -54,8 +51,69 @@ def read_states(
     return torch.cat(states), following
 
 
-def _batches(sequences: list[list[int]], most: int) -> Iterator[list[int]]:
-    """Places of sequences of like length, so many that they have no more tokens, padded."""
+def trace_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: dict[str, str],
+    slope: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """How a loss over texts depends on the rows that a model reads, by way of its body.
+
+    Args:
+        model: Causal language model.
+        tokenizer: Its tokenizer.
+        texts: Text by name, each short enough for one pass.
+        slope: Derivatives ``(N, d)`` of the loss by inputs ``(N, d)`` of the lm_head, given those and the
+            ``(N,)`` int64 tokens that follow them.
+
+    Returns:
+        ``(V, d)`` float32 derivatives by the rows of the embedding, summed over the places where each is
+        read, and ``(d, d)`` float32, the mean over those places of a derivative's product with itself: the
+        Fisher information, if the model wrote the texts and the loss is what they take.
+    """
+    sequences = _encode(tokenizer, texts)
+    opening = find_bos(tokenizer) is not None
+    table = model.get_input_embeddings().weight
+    slopes = torch.zeros(table.shape, device=table.device)
+    squares, places = slopes.new_zeros((table.shape[1], table.shape[1])), 0
+    with (
+        torch.enable_grad(),
+        progress("tracing", len(sequences), "texts") as advance,
+        _watched(model, all_logits=False) as seen,
+        _opened(model) as read,
+    ):
+        for batch in _batches(sequences, model.device.type):
+            ids, mask = (some.to(table.device) for some in pad([sequences[place][:-1] for place in batch]))
+            following, _ = pad([sequences[place][1:] for place in batch])
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
+            states, rows = seen.pop(), read.pop()
+            real = mask.bool()
+            wanted = torch.zeros_like(states)
+            wanted[real] = slope(states[real].detach(), following.to(table.device)[real])
+            (found,) = torch.autograd.grad(states, rows, wanted)
+            # Some models multiply what they read with a constant.
+            factor = rows.detach()[real].float().norm() / table[ids[real]].float().norm()
+            # The opening token is read everywhere, and unlike any other.
+            real[:, 0] &= not opening
+            part = factor * found[real].float()
+            slopes.index_add_(0, ids[real], part)
+            squares += part.mT @ part
+            places += len(part)
+            advance(len(batch))
+    return slopes, squares / max(places, 1)
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, texts: dict[str, str]) -> list[list[int]]:
+    """Texts as tokens, opened by one BOS if there is one; without those of which nothing follows."""
+    start = find_bos(tokenizer)
+    opening = [] if start is None else [start]
+    sequences = ([*opening, *encode(tokenizer, name, text).ids] for name, text in texts.items())
+    return [ids for ids in sequences if len(ids) > 1]
+
+
+def _batches(sequences: list[list[int]], device: str) -> Iterator[list[int]]:
+    """Places of sequences of like length, as many as have no more tokens, padded, than suit a device."""
+    most = _CPU_TOKENS if device == "cpu" else _GPU_TOKENS
     batch: list[int] = []
     for place in sorted(range(len(sequences)), key=lambda place: len(sequences[place])):
         if batch and (len(batch) + 1) * len(sequences[place]) > most:
@@ -99,5 +157,21 @@ def _watched(model: PreTrainedModel, *, all_logits: bool) -> Iterator[list[Tenso
     watch = model.get_output_embeddings().register_forward_pre_hook(look)
     try:
         yield seen
+    finally:
+        watch.remove()
+
+
+@contextmanager
+def _opened(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """What the body reads, ``(B, n, d)`` for each pass, as leaves to derive by, until the block ends."""
+    read: list[Tensor] = []
+
+    def look(_: Module, __: object, rows: Tensor) -> Tensor:
+        read.append(rows.detach().requires_grad_())
+        return read[-1]
+
+    watch = model.get_input_embeddings().register_forward_hook(look)
+    try:
+        yield read
     finally:
         watch.remove()

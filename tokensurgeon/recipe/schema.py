@@ -23,6 +23,7 @@ from tokensurgeon.edits.params import AnyEdit
 from tokensurgeon.errors import RecipeError
 from tokensurgeon.methods.params import (
     AffknnParams,
+    AffmixParams,
     AffompParams,
     AnyMethod,
     OmpParams,
@@ -99,7 +100,7 @@ class PerEnd(_Part):
     lm_head: Annotated[_One | _Several, Discriminator(_form)]
 
 
-_WITH_DONOR = (AffompParams(), AffompParams(k=4), AffknnParams(), OmpParams(), PiecesParams())
+_WITH_DONOR = (AffmixParams(), AffompParams(), AffknnParams(), OmpParams(), PiecesParams())
 _WITHOUT_DONOR = (PieceRegressionParams(), PiecesParams())
 
 
@@ -117,8 +118,8 @@ class Auto(_Part):
         AfterValidator(lambda methods: methods if methods is None else _refuse_none(methods)),
     ] = Field(
         None,
-        description="what is tried; by default affomp with k 8 and 4, affknn, omp and pieces, and where the "
-        "donor brings no weights piece_regression and pieces",
+        description="what is tried; by default affmix, affomp, affknn, omp and pieces, and where the donor "
+        "brings no weights piece_regression and pieces",
     )
     share: float = Field(0.3, gt=0, lt=1, description="of the anchors, hidden")
     minutes: float | None = Field(

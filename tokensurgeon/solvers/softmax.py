@@ -5,12 +5,14 @@ is convex. Here only some rows move, and each row's move ``z R`` costs ``|z|^2 /
 covariance of the error that a row is thought to have, the answer is the posterior mode under a Gaussian
 prior. Rows may be in groups whose members are thought to be off in the same way: then a row also moves by
 what its group shares, a move of the same kind and a factor on its distance from the mean row, so that rows
-which no example shows learn from those that some do.
+which no example shows learn from those that some do. Rows that a model also reads cost it something there,
+too, when they move; what that is, is known to second order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,6 +37,19 @@ _FACTOR = 0.3
 _UNSEEN = 10
 
 
+@dataclass(frozen=True)
+class Reads:
+    """What moves of rows cost where a model reads them.
+
+    Attributes:
+        slopes: ``(V, d)`` float32 derivative of the cost by each row where it is now.
+        curvature: ``(d, d)`` float32 second derivative, for each time that a row is read.
+    """
+
+    slopes: Tensor
+    curvature: Tensor
+
+
 def fit_softmax_rows(
     states: Tensor,
     following: Tensor,
@@ -44,6 +59,7 @@ def fit_softmax_rows(
     *,
     groups: Tensor | None = None,
     limits: tuple[Tensor, Tensor] | None = None,
+    reads: Reads | None = None,
     passes: int = 12,
     seed: int = 0,
     advance: Callable[[int], object] = int,
@@ -60,6 +76,7 @@ def fit_softmax_rows(
             free row that no example speaks of stays if it has no group, and moves with its group otherwise.
         limits: ``(N,)`` int64 the limit of each example, and ``(L, V)`` bool the rows that each limit allows,
             the right ones among them: others have no part in the normaliser. None for all rows.
+        reads: What moves cost besides; each row is read as often as it follows. None for nothing.
         passes: Over the examples.
         seed: Of the order of the examples.
         advance: Called with the number of examples read since; each is read once a pass, and once before.
@@ -83,6 +100,9 @@ def fit_softmax_rows(
     right = _find_right(following, free[places], limited, moving, len(rows))
     inputs, offsets = moves.turn(states, fast)
     rest -= offsets
+    if reads is not None:
+        times = torch.bincount(following, minlength=len(rows))[free[places]]
+        cost = _Cost(reads.slopes[free[places]] @ root.mT, root @ reads.curvature @ root.mT, times)
     generator = torch.Generator().manual_seed(seed)
     batches = [
         some.to(states.device)
@@ -105,12 +125,40 @@ def fit_softmax_rows(
             found = (wrong.mT @ part).float()
             slope = slope.add_(found) if free_here is None else slope.index_add_(0, free_here, found)
         slope *= len(states) / len(batch)
+        if reads is not None:
+            cost.add_slope(slope, moves.moved())
         moves.step(slope, _STEP * (1 - step / len(batches)))
         advance(len(batch))
     if groups is not None:
         fitted = moves.apart(fitted, groups)
     fitted[places] = moves.rows()
     return fitted
+
+
+def state_slopes(states: Tensor, following: Tensor, rows: Tensor) -> Tensor:
+    """Derivatives of ``-log softmax(W h)[y]`` by ``h``.
+
+    Args:
+        states: ``(N, d)`` float32 inputs ``h`` of the layer.
+        following: ``(N,)`` int64 row ``y`` that was right for each.
+        rows: ``(V, d)``, ``W``.
+
+    Returns:
+        ``(N, d)`` float32.
+    """
+    fast = fast_dtype(states.device)
+    table = rows.to(fast)
+    slopes = torch.empty_like(states)
+    for some, right, found in zip(
+        states.split(_BATCH), following.split(_BATCH), slopes.split(_BATCH), strict=True
+    ):
+        wrong = some.to(fast) @ table.mT
+        for products, answers in _few_rows(wrong, right):
+            shares = products.float().softmax(dim=1)
+            shares[torch.arange(len(answers)), answers] -= 1
+            products.copy_(shares)
+        found.copy_(wrong @ table)
+    return slopes
 
 
 def fit_unigrams(
@@ -152,6 +200,27 @@ def fit_unigrams(
             advance(len(part))
         shifts += ((right + _UNSEEN) / (taken + _UNSEEN)).log()
     return shifts, along
+
+
+class _Cost:
+    """What moves cost where rows are read, in the coordinates of the moves.
+
+    Args:
+        slopes: ``(P, d)`` where the rows start.
+        curvature: ``(d, d)`` of one reading.
+        times: ``(P,)`` int64 readings of each row.
+    """
+
+    def __init__(self, slopes: Tensor, curvature: Tensor, times: Tensor) -> None:
+        self._slopes, self._curvature = slopes, curvature
+        self._read = times.nonzero()[:, 0]
+        self._times = times[self._read, None]
+
+    def add_slope(self, slope: Tensor, moved: Tensor) -> None:
+        """Add the cost's slope after moves ``(P, d)`` to another one, ``(P, e)``."""
+        ours = slope[:, : moved.shape[1]]
+        ours += self._slopes
+        ours.index_add_(0, self._read, self._times * (moved[self._read] @ self._curvature))
 
 
 class _Moves:
@@ -203,6 +272,10 @@ class _Moves:
             found[:, : self._own.shape[1]] += self._shared[self._groups]
         found[:, : self._own.shape[1]] += self._own
         return found
+
+    def moved(self) -> Tensor:
+        """``(P, d)`` how far they have come, in coordinates of the moves; what the root misses aside."""
+        return (self.table() - self._origin)[:, : self._own.shape[1]]
 
     def rows(self) -> Tensor:
         """``(P, d)`` where they are now."""
