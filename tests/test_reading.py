@@ -6,8 +6,9 @@ import torch
 from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.states import read_states
+from tokensurgeon.evaluation.windows import find_bos
 from tokensurgeon.lessons import may_hold
-from tokensurgeon.reading import group_by_limit, read_examples, score_written
+from tokensurgeon.reading import group_by_limit, read_examples, score_written, trace_written
 from tokensurgeon.vocab.vocabulary import load_vocabulary
 
 TEXTS = {"sample 1": "the cat sat 12", "Latin sample 1": "the dog ran", "program sample 1": "the cat = 12"}
@@ -68,3 +69,24 @@ def test_tokens_without_a_row_are_never_allowed(loaded):
     [some] = group_by_limit(tokenizer, {"Latin sample 1": "the cat"}, more)
     assert rows in some.ids
     assert len(some.allowed(model)) == rows
+
+
+def test_rows_are_traced_by_what_the_text_could_hold(loaded):
+    model, tokenizer, tokens = loaded
+    written = group_by_limit(tokenizer, TEXTS, tokens)
+    reads = trace_written(model, tokenizer, written)
+    assert reads.curvatures.shape[0] == len(written) == 2
+    start, table = find_bos(tokenizer), model.get_input_embeddings().weight.detach().clone()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(model.get_input_embeddings(), "weight", torch.nn.Parameter(table))
+        losses = []
+        for some in written:
+            for text in some.texts.values():
+                ids = torch.tensor([[start, *tokenizer(text, add_special_tokens=False).input_ids]])
+                logits = model(input_ids=ids[:, :-1]).logits[0].masked_fill(~some.allowed(model), -torch.inf)
+                losses.append(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+        (expected,) = torch.autograd.grad(sum(losses), model.get_input_embeddings().weight)
+    expected[start] = 0
+    # Products may be in bfloat16.
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(reads.slopes, expected, rtol=0.05, atol=0.02 * scale)

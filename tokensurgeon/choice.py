@@ -40,7 +40,7 @@ _PLAIN = {"omp", "pieces"}
 # What follows the choice: readings of the judging text for head_scale and, with and without last pieces, for
 # how far rows follow their fit; of every lesson, to fit them and for unigrams. Written, lessons are as many
 # times as long as they are more texts.
-_READINGS_TO_JUDGE, _READINGS_TO_FIT = 18, 6
+_READINGS_TO_JUDGE, _READINGS_TO_FIT = 18, 12
 
 
 @dataclass(frozen=True)

@@ -138,17 +138,26 @@ def trace_written(
 ) -> Reads:
     """What moves of the rows that a model reads would cost it over texts that the base wrote.
 
-    By texts without a limit: in a system that it hardly knows a base writes words that are none, which say
-    nothing of how others are read.
-
     Args:
         model: Causal language model.
         tokenizer: Its tokenizer.
         written: The texts.
 
     Returns:
-        The cost, in nats.
+        The cost in nats, under the limits in their order.
     """
-    free = {name: text for some in written if some.ids is None for name, text in some.texts.items()}
     head = model.get_output_embeddings().weight
-    return Reads(*trace_rows(model, tokenizer, free, lambda states, right: state_slopes(states, right, head)))
+    slopes, curvatures = [], []
+    for some in written:
+        allowed = some.allowed(model)
+        rows = head if some.ids is None else head[allowed]
+        places = allowed.cumsum(dim=0) - 1
+
+        def slope(states: Tensor, following: Tensor, rows: Tensor = rows, places: Tensor = places) -> Tensor:
+            return state_slopes(states, places[following], rows)
+
+        for found, kept in zip(
+            trace_rows(model, tokenizer, some.texts, slope), (slopes, curvatures), strict=True
+        ):
+            kept.append(found)
+    return Reads(sum(slopes[1:], slopes[0]), torch.stack(curvatures))

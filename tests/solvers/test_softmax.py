@@ -247,15 +247,24 @@ class TestReads:
     @pytest.fixture
     def reads(self, problem):
         generator = torch.Generator().manual_seed(2)
-        factor = torch.randn(6, 6, generator=generator)
-        return Reads(5 * torch.randn(12, 6, generator=generator), 0.2 * factor @ factor.T)
+        factor = torch.randn(2, 6, 6, generator=generator)
+        return Reads(5 * torch.randn(12, 6, generator=generator), 0.2 * factor @ factor.mT)
 
     @pytest.mark.parametrize("grouped", [False, True])
     def test_the_answer_is_the_posterior_mode_with_the_cost(self, problem, reads, grouped):
         states, following, rows, free, _ = problem
         root, groups = 0.3 * torch.eye(6) + 0.05 * torch.ones(6, 6), torch.zeros(3, dtype=torch.int64)
+        limits = torch.arange(len(states)) % 2
         fitted = fit_softmax_rows(
-            states, following, rows, free, root, groups=groups if grouped else None, reads=reads, passes=600
+            states,
+            following,
+            rows,
+            free,
+            root,
+            groups=groups if grouped else None,
+            limits=(limits, torch.ones((2, 12), dtype=torch.bool)),
+            reads=reads,
+            passes=600,
         )
         own, shared, factor = (
             torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 6), (1, 6), (1,))
@@ -263,7 +272,7 @@ class TestReads:
         sought = [own, shared, factor] if grouped else [own]
         search = torch.optim.LBFGS(sought, max_iter=900, line_search_fn="strong_wolfe")
         start, centred = rows[free].double(), (rows[free] - rows.mean(dim=0)).double()
-        times = torch.bincount(following, minlength=12)[free].double()
+        times = [torch.bincount(following[limits == one], minlength=12)[free].double() for one in (0, 1)]
 
         def moves():
             return (own + shared) @ root.double() + factor * centred
@@ -275,8 +284,8 @@ class TestReads:
             value = torch.nn.functional.cross_entropy(states.double() @ table.T, following, reduction="sum")
             value = value + (own.square().sum() + shared.square().sum() + (factor / 0.3).square().sum()) / 2
             value = value + (reads.slopes[free].double() * moved).sum()
-            curved = (moved @ reads.curvature.double() * moved).sum(dim=1)
-            value = value + (times * curved).sum() / 2
+            for some, curvature in zip(times, reads.curvatures.double(), strict=True):
+                value = value + (some * (moved @ curvature * moved).sum(dim=1)).sum() / 2
             value.backward()
             return value
 
@@ -285,7 +294,7 @@ class TestReads:
 
     def test_what_costs_much_to_read_otherwise_hardly_moves(self, problem):
         states, following, rows, free, _ = problem
-        dear = Reads(torch.zeros(12, 6), 1e4 * torch.eye(6))
+        dear = Reads(torch.zeros(12, 6), 1e4 * torch.eye(6)[None])
         moved = fit_softmax_rows(states, following, rows, free, torch.eye(6), reads=dear) - rows[free]
         assert moved.abs().max() < 0.02
 

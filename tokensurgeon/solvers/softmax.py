@@ -43,11 +43,11 @@ class Reads:
 
     Attributes:
         slopes: ``(V, d)`` float32 derivative of the cost by each row where it is now.
-        curvature: ``(d, d)`` float32 second derivative, for each time that a row is read.
+        curvatures: ``(L, d, d)`` float32 second derivative for each time that a row is read under each limit.
     """
 
     slopes: Tensor
-    curvature: Tensor
+    curvatures: Tensor
 
 
 def fit_softmax_rows(
@@ -101,8 +101,12 @@ def fit_softmax_rows(
     inputs, offsets = moves.turn(states, fast)
     rest -= offsets
     if reads is not None:
-        times = torch.bincount(following, minlength=len(rows))[free[places]]
-        cost = _Cost(reads.slopes[free[places]] @ root.mT, root @ reads.curvature @ root.mT, times)
+        given = torch.zeros_like(following) if limits is None else limits[0]
+        times = [
+            torch.bincount(following[given == number], minlength=len(rows))[free[places]]
+            for number in range(len(reads.curvatures))
+        ]
+        cost = _Cost(reads.slopes[free[places]] @ root.mT, root @ reads.curvatures @ root.mT, times)
     generator = torch.Generator().manual_seed(seed)
     batches = [
         some.to(states.device)
@@ -135,6 +139,7 @@ def fit_softmax_rows(
     return fitted
 
 
+@torch.no_grad()
 def state_slopes(states: Tensor, following: Tensor, rows: Tensor) -> Tensor:
     """Derivatives of ``-log softmax(W h)[y]`` by ``h``.
 
@@ -207,20 +212,24 @@ class _Cost:
 
     Args:
         slopes: ``(P, d)`` where the rows start.
-        curvature: ``(d, d)`` of one reading.
-        times: ``(P,)`` int64 readings of each row.
+        curvatures: ``(L, d, d)`` of one reading under each limit.
+        times: ``(P,)`` int64 readings of each row, for each limit.
     """
 
-    def __init__(self, slopes: Tensor, curvature: Tensor, times: Tensor) -> None:
-        self._slopes, self._curvature = slopes, curvature
-        self._read = times.nonzero()[:, 0]
-        self._times = times[self._read, None]
+    def __init__(self, slopes: Tensor, curvatures: Tensor, times: Sequence[Tensor]) -> None:
+        self._slopes = slopes
+        read = [some.nonzero()[:, 0] for some in times]
+        self._parts = [
+            (where, some[where, None], curvature)
+            for where, some, curvature in zip(read, times, curvatures, strict=True)
+        ]
 
     def add_slope(self, slope: Tensor, moved: Tensor) -> None:
         """Add the cost's slope after moves ``(P, d)`` to another one, ``(P, e)``."""
         ours = slope[:, : moved.shape[1]]
         ours += self._slopes
-        ours.index_add_(0, self._read, self._times * (moved[self._read] @ self._curvature))
+        for read, times, curvature in self._parts:
+            ours.index_add_(0, read, times * (moved[read] @ curvature))
 
 
 class _Moves:
