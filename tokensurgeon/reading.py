@@ -146,8 +146,8 @@ def trace_written(
     Returns:
         The cost in nats, under the limits in their order.
     """
-    head = model.get_output_embeddings().weight
-    slopes, curvatures = [], []
+    head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    slopes, curvatures = torch.zeros(table.shape, device=table.device), []
     for some in written:
         allowed = some.allowed(model)
         rows = head if some.ids is None else head[allowed]
@@ -156,8 +156,7 @@ def trace_written(
         def slope(states: Tensor, following: Tensor, rows: Tensor = rows, places: Tensor = places) -> Tensor:
             return state_slopes(states, places[following], rows)
 
-        for found, kept in zip(
-            trace_rows(model, tokenizer, some.texts, slope), (slopes, curvatures), strict=True
-        ):
-            kept.append(found)
-    return Reads(sum(slopes[1:], slopes[0]), torch.stack(curvatures))
+        found, curvature = trace_rows(model, tokenizer, some.texts, slope)
+        slopes += found
+        curvatures.append(curvature)
+    return Reads(slopes, torch.stack(curvatures))
