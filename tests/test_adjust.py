@@ -170,6 +170,21 @@ class TestHeadFit:
         assert fitted[0].data.equal(plain[0].data)
         assert "left rows as they were" in fitted[0].note
 
+    @pytest.mark.parametrize(("kind", "read"), [("llama-tied", True), ("llama", False)])
+    def test_rows_are_fitted_by_what_reading_them_costs_if_a_model_reads_them(
+        self, rows, monkeypatch, kind, read
+    ):
+        given = []
+
+        def fit(states, following, rows, free, *_, reads, **__):
+            given.append(reads)
+            return rows[free]
+
+        monkeypatch.setattr(adjust, "fit_softmax_rows", fit)
+        rows(1.0, kind, head_fit=1.0)
+        assert [cost is not None for cost in given] == [read]
+        assert all(cost.slopes.any(dim=1).sum() > 1 for cost in given if cost)
+
     def test_a_base_that_scales_its_logits_is_left_alone(self, rows):
         plain, fitted = rows(1.0, "granite"), rows(1.0, "granite", head_fit=1.0)
         for new, old in zip(fitted, plain, strict=True):

@@ -269,7 +269,8 @@ def _judge(_: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tuple[list
 def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tuple[list[NewTensor], float]:
     """Rows that write, fitted to what the base wrote if other text is read better; and the bits of that.
 
-    Where there are many rows for little text, they learn it by heart: how far to follow, other text tells.
+    Where there are many rows for little text, they learn it by heart: how far to follow, other text tells. A
+    tied row moves where it pays for what it writes and for how it is read, together.
     """
     before = reader.bits(tensors)
     examples = reader.examples(tensors, "head_fit")
