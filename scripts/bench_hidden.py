@@ -73,6 +73,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, action="append", help="default: 0, 1 and 2")
     texts = NewRowRules().head_texts
     parser.add_argument("--head-texts", type=int, default=texts, help="texts of the base to fit rows to")
+    parser.add_argument("--only", action="append", metavar="NAME", help="beside auto and omp; default: all")
     parser.add_argument("--untie", action="store_true", help="auto's rows read and write apart")
     parser.add_argument("--direction", type=int, choices=(1, 2), action="append")
     parser.add_argument("--cache", type=Path, default=Path("bench_hidden.json"))
@@ -187,8 +188,9 @@ class Bench:
         choice = found["choice"]
         method: AnyMethod | PerEnd = TypeAdapter(AnyMethod | PerEnd).validate_python(choice["method"])
         entries = {"auto": (method, choice["scale"]), "auto, head_fit 0": (method, choice["scale"])}
+        only = self.options.only
         for name, (some, scale) in (entries | FIXED).items():
-            if name not in found:
+            if name not in found and (only is None or name in {"auto", "omp", *only}):
                 found[name] = self.try_method(hidden, some, scale, fitted=name == "auto")
                 console.logger.info("seed %d, %s: %s", seed, name, found[name]["bits"])
                 keep()

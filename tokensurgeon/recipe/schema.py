@@ -288,8 +288,9 @@ class NewRowRules(_Part):
         0.0,
         ge=0,
         le=1,
-        description="fit made lm_head rows to text that the base writes, tied ones also by how they read it, as "
-        "far as other text is read better: the standard deviation of a row's error, in units of the base's rows; 0: not at all",
+        description="fit made lm_head rows to text that the base writes, tied ones also by how they read it, "
+        "as far as other text is read better: the standard deviation of a row's error, in units of the "
+        "base's rows; 0: not at all",
     )
     head_texts: int = Field(
         240,
