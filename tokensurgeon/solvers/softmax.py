@@ -160,7 +160,7 @@ def state_slopes(states: Tensor, following: Tensor, rows: Tensor) -> Tensor:
         wrong = some.to(fast) @ table.mT
         for products, answers in _few_rows(wrong, right):
             shares = products.float().softmax(dim=1)
-            shares[torch.arange(len(answers)), answers] -= 1
+            shares[torch.arange(len(answers), device=answers.device), answers] -= 1
             products.copy_(shares)
         found.copy_(wrong @ table)
     return slopes
