@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tokensurgeon.adjust import PASSES
+from tokensurgeon.reading import PASSES
 from tokensurgeon.solvers.dictionary import fast_dtype
 from tokensurgeon.solvers.softmax import fit_softmax_rows
 

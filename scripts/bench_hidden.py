@@ -27,7 +27,7 @@ import torch
 from pydantic import TypeAdapter
 
 from tokensurgeon import console
-from tokensurgeon.adjust import PASSES, group_by_script, scale_heads
+from tokensurgeon.adjust import scale_heads
 from tokensurgeon.batches import Batches
 from tokensurgeon.choice import HEAD_FIT, choose_method, settle
 from tokensurgeon.evaluation.bits_per_byte import score_texts
@@ -45,12 +45,11 @@ from tokensurgeon.methods.params import (
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import make_plan
-from tokensurgeon.reading import group_by_limit, read_examples, trace_written
+from tokensurgeon.reading import fit_rows, group_by_limit, read_examples, trace_written
 from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.recipe.schema import Auto, NewRowRules, PerEnd
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor, spread_root
-from tokensurgeon.solvers.softmax import fit_softmax_rows
 
 FIXED: dict[str, tuple[AnyMethod, float]] = {
     "omp": (OmpParams(mode="exact"), 1.0),
@@ -146,21 +145,9 @@ class Bench:
         table = self.resources.load_body().get_output_embeddings().weight.detach().clone()
         table[hidden.twins] = writes.data[torch.tensor(hidden.ids)].to(table)
         left = torch.tensor([i for i in hidden.plan.match.base.tokens if i < len(table)])
-        root = (HEAD_FIT * spread_root(table.cpu(), left)).float()
-        tokens = self.plan.match.target.tokens
-        with console.progress("fitting rows", (PASSES + 1) * len(examples.states), "tokens") as advance:
-            rows = fit_softmax_rows(
-                examples.states,
-                examples.following,
-                table,
-                torch.tensor(hidden.twins, device=table.device),
-                root.to(table),
-                groups=group_by_script([tokens[index] for index in hidden.ids]).to(table.device),
-                limits=(examples.limits, examples.allowed),
-                reads=reads,
-                passes=PASSES,
-                advance=advance,
-            )
+        root = HEAD_FIT * spread_root(table.cpu(), left)
+        tokens = [self.plan.match.target.tokens[index] for index in hidden.ids]
+        rows = fit_rows(examples, table, hidden.twins, tokens, root, reads=reads)
         data = writes.data.clone()
         data[torch.tensor(hidden.ids)] = rows.to(data)
         return [*made[:-1], replace(writes, data=data)]

@@ -275,7 +275,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from tokensurgeon import console
-from tokensurgeon.adjust import PASSES, group_by_script
 from tokensurgeon.batches import Batches
 from tokensurgeon.checkpoint.layout import TensorRole
 from tokensurgeon.checkpoint.reader import map_tensor
@@ -293,7 +292,14 @@ from tokensurgeon.methods.params import AffknnParams, AffmixParams, AffompParams
 from tokensurgeon.parallel import Processes
 from tokensurgeon.pipeline import find_resources
 from tokensurgeon.plan import Plan, make_plan
-from tokensurgeon.reading import group_by_limit, read_examples, trace_written
+from tokensurgeon.reading import (
+    PASSES,
+    fit_rows,
+    group_by_limit,
+    group_by_script,
+    read_examples,
+    trace_written,
+)
 from tokensurgeon.recipe.load import build_recipe
 from tokensurgeon.recipe.schema import NewRowRules
 from tokensurgeon.rows import spread_root
@@ -404,9 +410,9 @@ class _HiddenRows:
         self.table[self.twins] = self.start.to(self.table)
         left = torch.tensor([i for i in self.hidden.plan.match.base.tokens if i < len(self.table)])
         self.root = (HEAD_FIT * spread_root(self.table.cpu(), left)).to(self.table)
-        tokens = plan.match.target.tokens
-        self.scripts = [script_of(tokens[i]) for i in self.hidden.ids]
-        self.systems = group_by_script([tokens[i] for i in self.hidden.ids]).to(self.table.device)
+        self.tokens = [plan.match.target.tokens[i] for i in self.hidden.ids]
+        self.scripts = [script_of(token) for token in self.tokens]
+        self.systems = group_by_script(self.tokens).to(self.table.device)
 
     def put_back(self, rows: Tensor, ends: Ends = "both") -> AbstractContextManager[None]:
         """Let the body use rows until the block ends."""
@@ -698,17 +704,7 @@ def reads(plan: Plan, texts: dict[str, str]) -> None:
         ("slopes by all", Reads(every, one)),
         ("curvatures by limit", Reads(every, own)),
     ):
-        fitted = fit_softmax_rows(
-            examples.states,
-            examples.following,
-            rows.table,
-            rows.twins,
-            rows.root,
-            groups=rows.systems,
-            limits=(examples.limits, examples.allowed),
-            reads=cost,
-            passes=PASSES,
-        )
+        fitted = fit_rows(examples, rows.table, rows.twins.tolist(), rows.tokens, rows.root, reads=cost)
         rows.tell(name, fitted)
 
 

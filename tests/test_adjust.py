@@ -149,9 +149,7 @@ class TestHeadFit:
         plain = rows(1.0, "llama-tied")[0].data.float()
         made = (rows(1.0, "llama-tied", head_fit=1.0)[0].data.float() != plain).any(dim=1)
         there = torch.randn(plain.shape)
-        monkeypatch.setattr(
-            adjust, "fit_softmax_rows", lambda states, following, rows, free, *_, **__: there[free]
-        )
+        monkeypatch.setattr(adjust, "fit_rows", lambda examples, rows, free, *_, **__: there[free])
         wanted = torch.lerp(plain, there, best)
 
         def distance(_, tensors):
@@ -163,9 +161,7 @@ class TestHeadFit:
         assert f"head_fit moved rows by {best:g} of the way" in fitted.note
 
     def test_rows_are_left_where_they_were_if_other_text_is_read_worse(self, rows, monkeypatch):
-        monkeypatch.setattr(
-            adjust, "fit_softmax_rows", lambda states, following, rows, free, *_, **__: 9 * rows[free]
-        )
+        monkeypatch.setattr(adjust, "fit_rows", lambda examples, rows, free, *_, **__: 9 * rows[free].float())
         plain, fitted = rows(1.0, "llama-tied"), rows(1.0, "llama-tied", head_fit=1.0)
         assert fitted[0].data.equal(plain[0].data)
         assert "left rows as they were" in fitted[0].note
@@ -176,11 +172,11 @@ class TestHeadFit:
     ):
         given = []
 
-        def fit(states, following, rows, free, *_, reads, **__):
+        def fit(examples, rows, free, *_, reads, **__):
             given.append(reads)
-            return rows[free]
+            return rows[free].float()
 
-        monkeypatch.setattr(adjust, "fit_softmax_rows", fit)
+        monkeypatch.setattr(adjust, "fit_rows", fit)
         rows(1.0, kind, head_fit=1.0)
         assert [cost is not None for cost in given] == [read]
         assert all(cost.slopes.any(dim=1).sum() > 1 for cost in given if cost)

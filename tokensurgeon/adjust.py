@@ -26,25 +26,28 @@ from tokensurgeon.last_pieces import choose_shares, mix_last_pieces, told_shares
 from tokensurgeon.lessons import NO_LETTERS, judging_texts, lesson_texts, main_script
 from tokensurgeon.notices import some_tokens
 from tokensurgeon.plan import Plan
-from tokensurgeon.reading import Examples, group_by_limit, read_examples, score_written, trace_written
+from tokensurgeon.reading import (
+    Examples,
+    fit_rows,
+    group_by_limit,
+    read_examples,
+    score_written,
+    trace_written,
+)
 from tokensurgeon.resources import FileResources
 from tokensurgeon.rows import NewTensor, follow_twins, mean_row, spread_root, train_rows
-from tokensurgeon.solvers.softmax import Reads, fit_softmax_rows, fit_unigrams
-from tokensurgeon.vocab.scripts import count_scripts, script_of
-from tokensurgeon.vocab.vocabulary import Token
+from tokensurgeon.solvers.softmax import Reads, fit_unigrams
+from tokensurgeon.vocab.scripts import script_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Times that rows are led past the text they are fitted to; twice as many gain nothing.
-PASSES = 6
 _UNIGRAM_PASSES = 2
 
 # A token that occurs a twentieth more or less often than expected keeps its row.
 _LEAST_SHIFT = 0.05
 
 _BLOCK = 8192
-_LEAST_GROUP = 20
 # What head_scale, and the share of the way to fitted rows, are looked for in.
 _SCALE_STEPS, _SHARE_STEPS = (0.1, 0.05), (0.2, 0.1)
 _LEAST, _MOST = 0.5, 1.5
@@ -358,41 +361,12 @@ def _add_note(new: NewTensor, note: str) -> NewTensor:
 
 def _fitted(plan: Plan, new: NewTensor, examples: Examples, reads: Reads | None) -> Tensor | None:
     """Made rows after the fit; the prior has the shape of the base's own rows."""
-    states = examples.states
     ids = _free_ids(new)
     base = map_tensor(new.tensor.ref)
     used = torch.tensor([i for i in plan.match.base.tokens if i < len(base)], dtype=torch.int64)
     root = spread_root(base, used) * plan.recipe.new_rows.head_fit
-    rows = new.data.to(states.device, torch.float32)
-    with progress("fitting lm_head rows", (PASSES + 1) * len(states), "tokens") as advance:
-        found = fit_softmax_rows(
-            states,
-            examples.following,
-            rows,
-            torch.tensor(ids, device=states.device),
-            root.to(states),
-            groups=group_by_script([plan.match.target.tokens[index] for index in ids]).to(states.device),
-            limits=(examples.limits, examples.allowed),
-            reads=reads,
-            passes=PASSES,
-            seed=plan.recipe.runtime.seed,
-            advance=advance,
-        )
-    return found.cpu()
-
-
-def group_by_script(tokens: Sequence[Token]) -> Tensor:
-    """Number the writing systems of tokens; those of too few tokens to learn anything from are one.
-
-    Args:
-        tokens: Any tokens.
-
-    Returns:
-        ``(n,)`` int64 from zero.
-    """
-    large = [script for script, count in count_scripts(tokens).items() if count >= _LEAST_GROUP]
-    numbers = {script: number for number, script in enumerate(large)}
-    return torch.tensor([numbers.get(script_of(token), len(large)) for token in tokens], dtype=torch.int64)
+    tokens = [plan.match.target.tokens[index] for index in ids]
+    return fit_rows(examples, new.data, ids, tokens, root, reads=reads, seed=plan.recipe.runtime.seed)
 
 
 def climb(

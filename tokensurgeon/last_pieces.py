@@ -30,7 +30,8 @@ from tokensurgeon.rows import NewTensor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-# Of the last piece's row, as tried: half of it is right for some tokens, all of it for others.
+# Of the last piece's row, as tried: half of it is right for some tokens, all of it for others. Where half of
+# it does harm, which is after most tokens, the rest is not tried.
 SHARES = (0.5, 1.0)
 
 _MOST_TOKENS = 256
@@ -141,6 +142,8 @@ def choose_shares(
                 surely = _SURE * gains.std(ddof=1) / len(gains) ** 0.5
                 if gains.mean() > max(best, surely):
                     best, chosen[index] = gains.mean(), share
+                if gains.mean() <= 0:
+                    break
             reads.weight[index] = mine
     finally:
         reads.weight = table

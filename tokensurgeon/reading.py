@@ -13,15 +13,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tokensurgeon.console import progress
 from tokensurgeon.evaluation.bits_per_byte import score_texts
 from tokensurgeon.evaluation.states import read_states, trace_rows
 from tokensurgeon.evaluation.windows import encode
 from tokensurgeon.lessons import limit_of, may_hold
-from tokensurgeon.solvers.softmax import Reads, state_slopes
+from tokensurgeon.solvers.softmax import Reads, fit_softmax_rows, state_slopes
+from tokensurgeon.vocab.scripts import count_scripts, script_of
 from tokensurgeon.vocab.vocabulary import Token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+# Times that rows are led past the text they are fitted to; twice as many gain nothing.
+PASSES = 6
+_LEAST_GROUP = 20
 
 
 @dataclass(frozen=True)
@@ -160,3 +166,58 @@ def trace_written(
         slopes += found
         curvatures.append(curvature)
     return Reads(slopes, torch.stack(curvatures))
+
+
+def fit_rows(
+    examples: Examples,
+    rows: Tensor,
+    free: Sequence[int],
+    tokens: Sequence[Token],
+    root: Tensor,
+    *,
+    reads: Reads | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Fit rows to what the base wrote; those of one writing system share a part of their moves.
+
+    Args:
+        examples: What the lm_head sees over that.
+        rows: ``(V, d)`` of the lm_head, in any dtype, anywhere.
+        free: The rows that may move, each once.
+        tokens: Theirs.
+        root: ``(d, d)``; moves are ``z @ root``.
+        reads: What moves cost where the rows are read; None for rows that only write.
+        seed: Of the order of the examples.
+
+    Returns:
+        ``(F, d)`` float32 on the CPU, the free rows in their order.
+    """
+    states = examples.states
+    with progress("fitting lm_head rows", (PASSES + 1) * len(states), "tokens") as advance:
+        return fit_softmax_rows(
+            states,
+            examples.following,
+            rows.to(states),
+            torch.tensor(free, device=states.device),
+            root.to(states),
+            groups=group_by_script(tokens).to(states.device),
+            limits=(examples.limits, examples.allowed),
+            reads=reads,
+            passes=PASSES,
+            seed=seed,
+            advance=advance,
+        ).cpu()
+
+
+def group_by_script(tokens: Sequence[Token]) -> Tensor:
+    """Number the writing systems of tokens; those of too few tokens to learn anything from are one.
+
+    Args:
+        tokens: Any tokens.
+
+    Returns:
+        ``(n,)`` int64 from zero.
+    """
+    large = [script for script, count in count_scripts(tokens).items() if count >= _LEAST_GROUP]
+    numbers = {script: number for number, script in enumerate(large)}
+    return torch.tensor([numbers.get(script_of(token), len(large)) for token in tokens], dtype=torch.int64)
