@@ -221,10 +221,10 @@ class TestMinutes:
         return choose
 
     def test_rows_are_fitted_to_as_many_texts_as_what_is_left_allows(self, choose):
-        # Of two minutes 31 seconds are gone, 18 go to judges; a text and its twelve readings take 36 / 24.
+        # Of two minutes 31 seconds are gone, 18 go to judges; a text and its eight readings take 32 / 24.
         found, rules = choose(2)
         assert found.untried == []
-        assert rules.head_texts == found.lessons == int((120 - 31 - 18) * 24 / 36)
+        assert rules.head_texts == found.lessons == int((120 - 31 - 18) * 24 / 32)
         assert rules.head_fit == HEAD_FIT
 
     def test_they_never_ask_for_more_text_than_the_recipe(self, choose):

@@ -83,13 +83,15 @@ def adjust_rows(plan: Plan, tensors: Sequence[NewTensor], resources: FileResourc
     if scale != 1.0:
         adjusted = [replace(new, head_scale=scale) if _writes(new) else new for new in adjusted]
         adjusted = scale_heads(plan, adjusted, scale)
-    adjusted = follow_twins(mix_last_pieces(plan, adjusted, told_shares(plan)))
+    adjusted = follow_twins(adjusted)
+    if rules.head_fit:
+        assert reader is not None
+        adjusted = _fit_heads(plan, adjusted, reader)
     if rules.last_piece == "auto":
         assert reader is not None
         adjusted = _choose_last_pieces(plan, adjusted, reader)
-    elif rules.head_fit:
-        assert reader is not None
-        adjusted, _ = _fit_heads(plan, adjusted, reader)
+    else:
+        adjusted = follow_twins(mix_last_pieces(plan, adjusted, told_shares(plan)))
     if rules.unigrams:
         assert reader is not None
         adjusted = _fit_unigrams(plan, adjusted, reader)
@@ -205,8 +207,9 @@ class _Reader:
         """Shares of last pieces with which other text is read better."""
         _install(self.model, tensors)
         reads = next(new for new in tensors if new.tensor.role is TensorRole.EMBEDDING)
-        writes = _writes(reads) and not self._plan.recipe.new_rows.head_fit
-        return choose_shares(self._plan, reads, self.model, self.tokenizer, self.lessons, writes=writes)
+        return choose_shares(
+            self._plan, reads, self.model, self.tokenizer, self.lessons, writes=_writes(reads)
+        )
 
 
 def load_target_tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
@@ -244,12 +247,11 @@ def _choose_scale(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> 
 
 def _choose_last_pieces(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> list[NewTensor]:
     """Rows as they are, or some of them mixed with those of last pieces: what reads better in the end."""
-    finish = _fit_heads if plan.recipe.new_rows.head_fit else _judge
-    plain, before = finish(plan, tensors, reader)
     shares = reader.choose_shares(tensors)
     if not shares:
-        return plain
-    mixed, after = finish(plan, follow_twins(mix_last_pieces(plan, tensors, shares)), reader)
+        return list(tensors)
+    mixed = follow_twins(mix_last_pieces(plan, tensors, shares))
+    before, after = reader.bits(tensors), reader.bits(mixed)
     helped = after < before
     what = "mixed rows" if helped else "left rows as they were"
     logger.info("last_piece %s: %.4f bits per byte, %.4f without", what, after, before)
@@ -260,25 +262,20 @@ def _choose_last_pieces(plan: Plan, tensors: Sequence[NewTensor], reader: _Reade
     )
     return [
         _add_note(new, note) if new.tensor.role is TensorRole.EMBEDDING else new
-        for new in (mixed if helped else plain)
+        for new in (mixed if helped else tensors)
     ]
 
 
-def _judge(_: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tuple[list[NewTensor], float]:
-    """Rows as they are, and the bits per byte of what they read."""
-    return list(tensors), reader.bits(tensors)
-
-
-def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> tuple[list[NewTensor], float]:
-    """Rows that write, fitted to what the base wrote if other text is read better; and the bits of that.
+def _fit_heads(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> list[NewTensor]:
+    """Rows that write, fitted to what the base wrote if other text is read better.
 
     Where there are many rows for little text, they learn it by heart: how far to follow, other text tells. A
     tied row moves where it pays for what it writes and for how it is read, together.
     """
-    before = reader.bits(tensors)
     examples = reader.examples(tensors, "head_fit")
     if examples is None:
-        return list(tensors), before
+        return list(tensors)
+    before = reader.bits(tensors)
     reads = reader.reads(tensors) if any(new.tied for new in tensors) else None
     fitted = [
         _fitted(plan, new, examples, reads if new.tied else None) if _writes(new) else None for new in tensors
@@ -322,7 +319,7 @@ def _fit_unigrams(plan: Plan, tensors: Sequence[NewTensor], reader: _Reader) -> 
     moved = [_balanced(new, foreign, examples) if _writes(new) else new for new in tensors]
     moved = follow_twins(moved)
     did = f"moved {max(len(new.healed) for new in moved):,} rows"
-    return _keep_better("unigrams", did, tensors, moved, before, reader.bits(moved))[0]
+    return _keep_better("unigrams", did, tensors, moved, before, reader.bits(moved))
 
 
 def _keep_better(
@@ -332,8 +329,8 @@ def _keep_better(
     moved: Sequence[NewTensor],
     before: float,
     after: float,
-) -> tuple[list[NewTensor], float]:
-    """Moved rows, or the tensors as they were if those read better; and the bits of what is kept."""
+) -> list[NewTensor]:
+    """Moved rows, or the tensors as they were if those read better."""
     logger.info("%s: %.4f bits per byte, %.4f before", name, after, before)
     helped = after < before
     note = (
@@ -341,7 +338,7 @@ def _keep_better(
         f"not fitted to takes {before:.3f} bits per byte before, {after:.3f} after"
     )
     kept = moved if helped else tensors
-    return [_add_note(new, note) if _writes(new) else new for new in kept], min(before, after)
+    return [_add_note(new, note) if _writes(new) else new for new in kept]
 
 
 def _balanced(new: NewTensor, tokens: set[int], examples: Examples) -> NewTensor:

@@ -39,10 +39,10 @@ _SCALES = (1.0, 1.1)
 _TOSS_UP = 1.002
 # Methods that ``auto`` is never worse than.
 _PLAIN = {"omp", "pieces"}
-# What follows the choice: readings of the judging text for head_scale and, with and without last pieces, for
-# how far rows follow their fit; of every lesson, to fit them and for unigrams. Written, lessons are as many
-# times as long as they are more texts.
-_READINGS_TO_JUDGE, _READINGS_TO_FIT = 18, 12
+# What follows the choice: readings of the judging text for head_scale, for how far rows follow their fit, for
+# last pieces and unigrams; of every lesson, to fit rows and for unigrams. Written, lessons are as many times
+# as long as they are more texts.
+_READINGS_TO_JUDGE, _READINGS_TO_FIT = 18, 8
 
 
 @dataclass(frozen=True)
