@@ -181,6 +181,21 @@ class TestHeadFit:
         assert [cost is not None for cost in given] == [read]
         assert all(cost.slopes.any(dim=1).sum() > 1 for cost in given if cost)
 
+    @pytest.mark.parametrize(
+        ("kind", "better", "asked"),
+        [("llama-tied", True, False), ("llama-tied", False, True), ("llama", True, True)],
+    )
+    def test_tied_rows_that_followed_their_fit_are_not_mixed_with_last_pieces(
+        self, rows, monkeypatch, kind, better, asked
+    ):
+        tried = []
+        monkeypatch.setattr(adjust, "choose_shares", lambda *_, **__: tried.append(1) or {})
+        readings = itertools.count(99.0, -1.0 if better else 1.0)
+        monkeypatch.setattr(adjust._Reader, "bits", lambda *_: next(readings))
+        fitted = rows(1.0, kind, head_fit=0.3, last_piece="auto")
+        assert any("head_fit moved rows" in new.note for new in fitted) == better
+        assert bool(tried) == asked
+
     def test_a_base_that_scales_its_logits_is_left_alone(self, rows):
         plain, fitted = rows(1.0, "granite"), rows(1.0, "granite", head_fit=1.0)
         for new, old in zip(fitted, plain, strict=True):

@@ -83,13 +83,15 @@ def adjust_rows(plan: Plan, tensors: Sequence[NewTensor], resources: FileResourc
     if scale != 1.0:
         adjusted = [replace(new, head_scale=scale) if _writes(new) else new for new in adjusted]
         adjusted = scale_heads(plan, adjusted, scale)
-    adjusted = follow_twins(adjusted)
+    made = adjusted = follow_twins(adjusted)
     if rules.head_fit:
         assert reader is not None
-        adjusted = _fit_heads(plan, adjusted, reader)
+        adjusted = _fit_heads(plan, made, reader)
     if rules.last_piece == "auto":
         assert reader is not None
-        adjusted = _choose_last_pieces(plan, adjusted, reader)
+        # A tied row that followed its fit is read as well as it can be: after it, no token gained surely.
+        if not any(new.tied and new.data is not old.data for new, old in zip(adjusted, made, strict=True)):
+            adjusted = _choose_last_pieces(plan, adjusted, reader)
     else:
         adjusted = follow_twins(mix_last_pieces(plan, adjusted, told_shares(plan)))
     if rules.unigrams:

@@ -302,7 +302,8 @@ class NewRowRules(_Part):
     last_piece: dict[str, Annotated[float, Field(gt=0, le=1)]] | Literal["auto"] = Field(
         default_factory=dict,
         description="target token: share of the row of its last base piece in its made embedding row; auto: "
-        "half or all of it for those after which text sampled from the base is read better",
+        "half or all of it for those after which text sampled from the base is read better, unless tied rows "
+        "have followed head_fit, which sees to that as well",
     )
     unigrams: bool = Field(
         False,
