@@ -1,4 +1,4 @@
-"""What a model makes of text that the base wrote.
+"""What a model makes of text that the base wrote, and rows fitted to that text.
 
 In a text that is limited to a writing system, the base drew from fewer tokens than it knows. That no other
 came says nothing of those, so none of them has a part in the normaliser.
