@@ -33,7 +33,7 @@ help:
 	@echo "make hard       the other way round: SmolLM2 with Gemma 3's 262,144 tokens"
 	@echo "make bench      all benchmarks: bench-omp, bench-stream, bench-start, bench-nearest, bench-fit"
 	@echo "make bench-methods  every method on the real pair, both directions (hours)"
-	@echo "make bench-hidden   what method: auto saves of plain OMP's loss on hidden anchors (an hour and more)"
+	@echo "make bench-hidden   what method: auto saves of plain OMP's loss on hidden anchors (five hours of one core)"
 	@echo "make bench-supertokens  how much tokens that span words shorten a text"
 	@echo "make bench-quality  whole outputs of tokensurgeon and its peers on texts (four hours of one core)"
 	@echo "make bench-edits    what trimming, extending and merging vocabularies costs"
@@ -151,7 +151,7 @@ HIDDEN_TEXTS ?= ../shared/data/english.txt ../shared/data/math.txt ../shared/dat
 
 bench-hidden: models
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_hidden.py $(BUILD)/models/gemma3 $(BUILD)/models/smollm2 \
-		$(HIDDEN_TEXTS:%=--text %) --cache $(BENCH)/hidden.json
+		$(HIDDEN_TEXTS:%=--text %) --only omp --head-texts 600 --cache $(BENCH)/hidden.json
 
 # A text of the project's workplace; any of some hundred kilobytes serves as well.
 bench-supertokens: $(VENV)/installed
