@@ -35,7 +35,7 @@ help:
 	@echo "make bench-methods  every method on the real pair, both directions (hours)"
 	@echo "make bench-hidden   what method: auto saves of plain OMP's loss on hidden anchors (five hours of one core)"
 	@echo "make bench-supertokens  how much tokens that span words shorten a text"
-	@echo "make bench-quality  whole outputs of tokensurgeon and its peers on texts (four hours of one core)"
+	@echo "make bench-quality  whole outputs of tokensurgeon and its peers on texts (more than five hours of one core)"
 	@echo "make bench-edits    what trimming, extending and merging vocabularies costs"
 	@echo "make bench-heal     what minutes of training gain, by each objective"
 	@echo "make bench-draft    how many tokens of a draft its target accepts"
